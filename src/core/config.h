@@ -1,0 +1,125 @@
+#pragma once
+// Configuration of every command: plain structs, and one function each that declares their options.
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/options.h"
+
+namespace ldmtune {
+
+struct DataConfig {
+  std::uint64_t seed = 0;
+  std::uint64_t subset = 0;
+  std::uint64_t subset_seed = 0;
+  std::string latent_sampling = "once";
+};
+
+struct RunConfig {
+  std::uint64_t seed = 0;
+  std::int64_t max_train_steps = 1000;
+  std::int64_t num_train_epochs = 0;
+  std::int64_t global_batch_size = 8;
+  std::int64_t micro_batch_size = 1;
+  std::string max_grad_norm = "1.0";
+  std::string max_grad_value = "0";
+  std::int64_t checkpointing_steps = 500;
+  std::int64_t checkpoints_total_limit = 3;
+  std::string resume_from_checkpoint;
+  std::int64_t stop_after = 0;
+  std::string mixed_precision = "no";
+  std::string device = "auto";
+  std::filesystem::path trace;
+  std::int64_t trace_steps = 1;
+  std::int64_t log_steps = 1;
+};
+
+struct OptimConfig {
+  std::string optimizer = "adamw";
+  std::string learning_rate = "1e-4";
+  std::string lr_scheduler = "constant";
+  std::int64_t lr_warmup_steps = 0;
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.999;
+  double adam_weight_decay = 0.01;
+  double adam_epsilon = 1e-8;
+};
+
+struct HypernetworkConfig {
+  std::string name;
+  std::vector<double> layer_structure{1, 2, 1};
+  std::string activation = "linear";
+  std::string weight_init = "Normal";
+  bool layer_norm = false;
+  std::string layer_norm_init = "a1111";
+  bool activate_output = false;
+  std::vector<double> dropout_structure;
+  std::vector<double> widths;
+};
+
+struct CaptionConfig {
+  std::string template_text;
+  std::string name;
+  double dropout = 0.0;
+  std::int64_t max_chunks = 1;
+};
+
+struct ValidationConfig {
+  std::int64_t steps = 100;
+  std::uint64_t seed = 0;
+  std::filesystem::path adjacent;
+  std::int64_t timesteps = 4;
+  std::int64_t batch_size = 8;
+  std::int64_t max_images = 0;
+};
+
+/// Pictures: previews while training, and the `sample` command.
+struct SampleConfig {
+  std::int64_t steps = 0;
+  std::vector<std::string> prompts;
+  std::int64_t heldout_prompts = 4;
+  std::string negative_prompt;
+  std::uint64_t seed = 0;
+  std::int64_t num_inference_steps = 20;
+  double guidance_scale = 3.0;
+  std::string sampler = "ddim";
+};
+
+/// What `train` reads.
+struct TrainConfig {
+  std::string method = "hypernetwork";
+  std::filesystem::path base;
+  std::string variant;
+  std::filesystem::path data;
+  std::filesystem::path output;
+  DataConfig data_options;
+  RunConfig train;
+  OptimConfig optim;
+  HypernetworkConfig hypernetwork;
+  CaptionConfig caption;
+  ValidationConfig validation;
+  SampleConfig sample;
+};
+void declare(OptionTable& table, TrainConfig& config);
+
+/// What `prepare` reads.
+struct PrepareConfig {
+  std::filesystem::path base;
+  std::string variant;
+  std::filesystem::path images;
+  std::filesystem::path output;
+  std::int64_t resolution = 0;
+  bool random_flip = false;
+  bool skip_bad = false;
+  bool captions_only = false;
+  std::int64_t validation_images = -1;
+  std::int64_t test_images = -1;
+  std::int64_t batch_size = 4;
+  std::int64_t images_per_part = 4096;
+  bool known_only = false;
+};
+void declare(OptionTable& table, PrepareConfig& config);
+
+}  // namespace ldmtune

@@ -1,0 +1,39 @@
+#pragma once
+// A base model from a folder in the diffusers layout. No network is ever touched.
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "model/autoencoder_kl.h"
+#include "model/clip_text_encoder.h"
+#include "model/clip_tokenizer.h"
+#include "model/unet_2d_condition.h"
+
+namespace ldmtune::model {
+
+struct BaseModelOptions {
+  std::string variant;  ///< "" or "fp16": diffusion_pytorch_model.fp16.safetensors; falls back to the other file if only that is there
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+  bool vae = true, unet = true, text = true;  ///< which components to load
+};
+
+struct BaseModel {
+  std::filesystem::path folder;
+  std::unique_ptr<CLIPTokenizer> tokenizer;
+  std::unique_ptr<CLIPTextEncoder> text_encoder;
+  std::unique_ptr<UNet2DConditionModel> unet;
+  std::unique_ptr<AutoencoderKL> vae;
+  nlohmann::json scheduler_config;
+  std::int64_t model_max_length = 77;  ///< tokens a chunk, special ones included: the tokenizer's, at most the encoder's positions
+  std::string unet_sha256, text_encoder_sha256, vae_sha256;  ///< store::sha256_tensors of what was loaded, under the published names
+  /// One hash of the components that change what training does (tokenizer files, text encoder, unet, scheduler config).
+  std::string sha256;
+};
+
+/// Errors: InputError naming the missing folder, file or key, or what the base is where it is not a UNet model (SD 3, Flux ...).
+BaseModel load_base_model(const std::filesystem::path& folder, const BaseModelOptions& options = {});
+
+}  // namespace ldmtune::model

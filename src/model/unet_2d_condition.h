@@ -1,0 +1,48 @@
+#pragma once
+// UNet2DConditionModel as diffusers has it (SD 1.x, SD 2.x; SDXL to come), configured by its config.json.
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "model/hooks.h"
+#include "model/weights.h"
+
+namespace ldmtune::model {
+
+class UNet2DConditionModel {
+ public:
+  /// Errors: InputError naming the config key and value where the config asks for what is not built.
+  UNet2DConditionModel(const nlohmann::json& config, Weights& weights);
+  ~UNet2DConditionModel();
+  UNet2DConditionModel(UNet2DConditionModel&&) noexcept;
+
+  /// sample (B, C, h, w); timestep (B) of any integer or float dtype; encoder_hidden_states (B, T, D). Returns (B, C_out, h, w).
+  at::Tensor forward(const at::Tensor& sample, const at::Tensor& timestep, const at::Tensor& encoder_hidden_states,
+                     ModelHooks* hooks = nullptr) const;
+
+  /// Parameters under the checkpoint's keys (shared with the modules: setting requires_grad on them trains them).
+  const store::TensorMap& parameters() const;
+
+  std::int64_t in_channels() const;
+  std::int64_t cross_attention_dim() const;
+  std::int64_t sample_size() const;  ///< latent height and width the base was trained at
+  /// Widths of the contexts that to_k/to_v read, ascending without repeats (SD 1: 320, 640, 768, 1280).
+  std::set<std::int64_t> context_widths() const;
+  /// All attention layers in the order of evaluation, with the width of what their to_k reads.
+  struct AttentionLayer {
+    AttentionSite site;
+    std::int64_t context_width;
+  };
+  const std::vector<AttentionLayer>& attention_layers() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ldmtune::model

@@ -1,0 +1,40 @@
+#pragma once
+// AdamW (Loshchilov & Hutter, arXiv 1711.05101) on this rank's slice of an arena: one fused pass over each group's ranges.
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "optim/arena.h"
+
+namespace ldmtune::optim {
+
+struct AdamWOptions {
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.01;
+};
+
+class AdamW {
+ public:
+  /// Owns the moments of elements [begin, end) of the arena.
+  AdamW(const Arena& arena, AdamWOptions options, std::int64_t begin, std::int64_t end);
+
+  /// Updates parameters()[begin, end) from gradients()[begin, end); `learning_rate` by group; step counts from 1.
+  /// Bitwise the same for any slicing (at::_fused_adamw_).
+  void step(const Arena& arena, const std::map<std::string, double>& learning_rate, std::int64_t step);
+
+  /// f32 (end - begin).
+  at::Tensor& moment1() { return moment1_; }
+  at::Tensor& moment2() { return moment2_; }
+  std::int64_t begin() const { return begin_; }
+  std::int64_t end() const { return end_; }
+
+ private:
+  AdamWOptions options_;
+  std::int64_t begin_, end_;
+  at::Tensor moment1_, moment2_;
+};
+
+}  // namespace ldmtune::optim

@@ -1,0 +1,40 @@
+#pragma once
+// safetensors (github.com/huggingface/safetensors): u64 header length, JSON header, tensor bytes.
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "store/tensor_map.h"
+
+namespace ldmtune::store {
+
+using Metadata = std::map<std::string, std::string>;
+
+struct SafetensorsFile {
+  TensorMap tensors;
+  Metadata metadata;
+};
+
+/// Reads every tensor (contiguous CPU, the file's dtype). The file is mapped and copied from, tensor by tensor.
+/// Errors: InputError naming the file and the place for anything malformed (overlaps, holes, trailing bytes,
+/// duplicate names, wrong sizes, unknown dtypes, headers past the file ...).
+SafetensorsFile read_safetensors(const std::filesystem::path& file);
+
+/// Names, dtypes and shapes only: the header, checked as in read_safetensors, without the bytes.
+struct TensorInfo {
+  std::string name;
+  at::ScalarType dtype;
+  std::vector<std::int64_t> shape;
+};
+std::vector<TensorInfo> read_safetensors_header(const std::filesystem::path& file, Metadata* metadata = nullptr);
+
+/// Reads all tensors of a folder's `<stem>[.variant].safetensors`, or of the shards that `<stem>.safetensors.index[.variant].json` names.
+TensorMap read_sharded_safetensors(const std::filesystem::path& folder, const std::string& stem, const std::string& variant);
+
+/// Writes atomically (temporary file beside, fsync, rename); tensors in order of decreasing alignment, then name, as the
+/// reference implementation does. Same tensors and metadata give the same bytes.
+void write_safetensors(const std::filesystem::path& file, const TensorMap& tensors, const Metadata& metadata = {});
+
+}  // namespace ldmtune::store
