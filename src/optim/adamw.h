@@ -1,5 +1,6 @@
 #pragma once
-// AdamW (Loshchilov & Hutter, arXiv 1711.05101) on this rank's slice of an arena: one fused pass over each group's ranges.
+// AdamW (Loshchilov & Hutter, arXiv 1711.05101) on this rank's slice of an arena: one fused pass over each group's
+// ranges.
 
 #include <ATen/ATen.h>
 
@@ -16,13 +17,25 @@ struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.01;
 };
 
+/// Elements [begin, end) of an arena that belong to one parameter group.
+struct GroupRange {
+  std::string group;
+  std::int64_t begin = 0, end = 0;
+};
+
+/// The arena's elements [begin, end) as the fewest ranges of one group each: neighbours of a group are joined, padding
+/// between them (zeros, which AdamW leaves zero) included. Ranges may begin and end within a parameter.
+std::vector<GroupRange> group_ranges(const Arena& arena, std::int64_t begin, std::int64_t end);
+
 class AdamW {
  public:
-  /// Owns the moments of elements [begin, end) of the arena.
+  /// Owns the moments of elements [begin, end) of the arena; both start as zeros.
+  /// Errors: Error if the slice is not within the arena.
   AdamW(const Arena& arena, AdamWOptions options, std::int64_t begin, std::int64_t end);
 
   /// Updates parameters()[begin, end) from gradients()[begin, end); `learning_rate` by group; step counts from 1.
   /// Bitwise the same for any slicing (at::_fused_adamw_).
+  /// Errors: Error for a group without a learning rate, a step below 1, an arena of another size.
   void step(const Arena& arena, const std::map<std::string, double>& learning_rate, std::int64_t step);
 
   /// f32 (end - begin).
@@ -33,7 +46,8 @@ class AdamW {
 
  private:
   AdamWOptions options_;
-  std::int64_t begin_, end_;
+  std::int64_t begin_, end_, arena_size_;
+  std::vector<GroupRange> ranges_;
   at::Tensor moment1_, moment2_;
 };
 

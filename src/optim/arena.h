@@ -28,7 +28,7 @@ struct ArenaEntry {
 class Arena {
  public:
   /// Lays the parameters out in the given order; both buffers start as zeros. Size is rounded up to 16 elements.
-  Arena(std::vector<ParameterSpec> specs, at::Device device = at::kCPU);
+  explicit Arena(std::vector<ParameterSpec> specs, at::Device device = at::kCPU);
 
   std::int64_t size() const { return parameters_.numel(); }
   const std::vector<ArenaEntry>& entries() const { return entries_; }

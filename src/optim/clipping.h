@@ -8,11 +8,17 @@
 
 namespace ldmtune::optim {
 
-/// Sum of squares (f64) of each 64 Ki-element block of gradient[begin, end); begin is a block boundary. Concatenated over ranks in
-/// order of slices and summed by comm::canonical_sum it gives the squared norm, whatever the number of ranks.
+/// Elements of a norm block: slices of ranks begin at multiples of it.
+constexpr std::int64_t kNormBlock = 64 * 1024;
+
+/// Sum of squares (f64) of each 64 Ki-element block of gradient[begin, end); begin is a block boundary. Concatenated
+/// over ranks in order of slices and summed by comm::canonical_sum it gives the squared norm, whatever the number of
+/// ranks. `gradient` is flat f32; a block's sum does not depend on the range it was asked in, except that its last
+/// block may be cut.
 std::vector<double> block_square_sums(const at::Tensor& gradient, std::int64_t begin, std::int64_t end);
 
-/// min(1, max_norm / (norm + 1e-6)) as torch.nn.utils.clip_grad_norm_; 1 where max_norm is 0 (off).
+/// min(1, max_norm / (norm + 1e-6)) as torch.nn.utils.clip_grad_norm_; 1 where max_norm is 0 (off); NaN where norm is
+/// NaN.
 double clip_coefficient(double norm, double max_norm);
 
 }  // namespace ldmtune::optim
