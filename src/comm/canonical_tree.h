@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstdint>
 #include <functional>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -41,8 +42,10 @@ class LeafAccumulator {
     while (stack_.size() > 1 && stack_[stack_.size() - 2].second == stack_.back().second) merge_top();
   }
 
-  /// The sum of all leaves pushed; leaves the accumulator empty.
+  /// The sum of all leaves pushed (at least one); leaves the accumulator empty. Any number of leaves will do, and the sum is
+  /// canonical_sum's to the bit.
   T finish() {
+    if (stack_.empty()) throw std::logic_error("LeafAccumulator::finish without a leaf");
     while (stack_.size() > 1) merge_top();
     T sum = std::move(stack_.back().first);
     stack_.clear();
