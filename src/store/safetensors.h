@@ -17,7 +17,7 @@ struct SafetensorsFile {
   Metadata metadata;
 };
 
-/// Reads every tensor (contiguous CPU, the file's dtype). The file is mapped and copied from, tensor by tensor.
+/// Reads every tensor (contiguous CPU, the file's dtype), each straight from the file into its own memory.
 /// Errors: InputError naming the file and the place for anything malformed (overlaps, holes, trailing bytes,
 /// duplicate names, wrong sizes, unknown dtypes, headers past the file ...).
 SafetensorsFile read_safetensors(const std::filesystem::path& file);
@@ -31,7 +31,12 @@ struct TensorInfo {
 std::vector<TensorInfo> read_safetensors_header(const std::filesystem::path& file, Metadata* metadata = nullptr);
 
 /// Reads all tensors of a folder's `<stem>[.variant].safetensors`, or of the shards that `<stem>.safetensors.index[.variant].json` names.
+/// Where the folder has no file of that variant, the plain one is read, with a warning in the log.
+/// Errors: InputError if neither is there, or a shard lacks a tensor of the index or holds one of another shard.
 TensorMap read_sharded_safetensors(const std::filesystem::path& folder, const std::string& stem, const std::string& variant);
+
+/// InputError naming the file and the first tensor that holds a NaN or an infinity.
+void check_finite(const TensorMap& tensors, const std::filesystem::path& file);
 
 /// Writes atomically (temporary file beside, fsync, rename); tensors in order of decreasing alignment, then name, as the
 /// reference implementation does. Same tensors and metadata give the same bytes.
