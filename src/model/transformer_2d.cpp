@@ -1,0 +1,74 @@
+#include "model/transformer_2d.h"
+
+namespace ldmtune::model {
+
+namespace {
+
+constexpr double kLayerNormEps = 1e-5;  // diffusers leaves both at these, whatever norm_eps says
+constexpr double kGroupNormEps = 1e-6;
+
+// Heads times their width: below the channels where these are not divisible by the heads.
+std::int64_t inner_width(const TransformerOptions& options) { return options.channels / options.heads * options.heads; }
+
+AttentionOptions attention_options(const TransformerOptions& options, bool is_cross) {
+  const std::int64_t width = inner_width(options);
+  return {.query_width = width,
+          .context_width = is_cross ? options.cross_attention_dim : width,
+          .heads = options.heads,
+          .head_width = options.channels / options.heads,
+          .bias = Linear::Bias::no,
+          .upcast = options.upcast_attention};
+}
+
+AttentionSite register_site(AttentionLayers& registry, const std::string& name, const TransformerOptions& options,
+                            bool is_cross) {
+  AttentionSite site{name, static_cast<std::int64_t>(registry.size()), is_cross};
+  registry.push_back({site, attention_options(options, is_cross).context_width});
+  return site;
+}
+
+Linear::Stored projection_storage(const TransformerOptions& options) {
+  return options.linear_projection ? Linear::Stored::matrix : Linear::Stored::pointwise_conv;
+}
+
+}  // namespace
+
+BasicTransformerBlock::BasicTransformerBlock(Weights& weights, const std::string& name,
+                                             const TransformerOptions& options, AttentionLayers& registry)
+    : norm1_(weights, name + ".norm1", inner_width(options), kLayerNormEps),
+      attn1_(weights, register_site(registry, name + ".attn1", options, options.only_cross_attention),
+             attention_options(options, options.only_cross_attention)),
+      norm2_(weights, name + ".norm2", inner_width(options), kLayerNormEps),
+      attn2_(weights, register_site(registry, name + ".attn2", options, true), attention_options(options, true)),
+      norm3_(weights, name + ".norm3", inner_width(options), kLayerNormEps),
+      ff_(weights, name + ".ff", inner_width(options)),
+      only_cross_attention_(options.only_cross_attention) {}
+
+at::Tensor BasicTransformerBlock::forward(at::Tensor hidden, const at::Tensor& context, ModelHooks* hooks) const {
+  const at::Tensor normalized = norm1_.forward(hidden);
+  hidden = attn1_.forward(normalized, only_cross_attention_ ? context : normalized, hooks) + hidden;
+  hidden = attn2_.forward(norm2_.forward(hidden), context, hooks) + hidden;
+  return ff_.forward(norm3_.forward(hidden), hooks) + hidden;
+}
+
+Transformer2DModel::Transformer2DModel(Weights& weights, const std::string& name, const TransformerOptions& options,
+                                       AttentionLayers& registry)
+    : norm_(weights, name + ".norm", options.groups, options.channels, kGroupNormEps),
+      proj_in_(weights, name + ".proj_in", options.channels, inner_width(options), Linear::Bias::yes,
+               projection_storage(options)),
+      proj_out_(weights, name + ".proj_out", inner_width(options), options.channels, Linear::Bias::yes,
+                projection_storage(options)) {
+  for (std::int64_t i = 0; i < options.layers; ++i) {
+    blocks_.emplace_back(weights, name + ".transformer_blocks." + std::to_string(i), options, registry);
+  }
+}
+
+at::Tensor Transformer2DModel::forward(const at::Tensor& input, const at::Tensor& context, ModelHooks* hooks) const {
+  // A 1x1 convolution is the same linear map, so both kinds run on tokens (B, h * w, channels).
+  at::Tensor hidden = proj_in_.forward(norm_.forward(input).flatten(2).transpose(1, 2), hooks);
+  for (const BasicTransformerBlock& block : blocks_) hidden = block.forward(hidden, context, hooks);
+  hidden = proj_out_.forward(hidden, hooks).transpose(1, 2).unflatten(2, {input.size(2), input.size(3)});
+  return (input + hidden).contiguous();
+}
+
+}  // namespace ldmtune::model
