@@ -1,0 +1,278 @@
+#include "sweep/pictures.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "adapt/hypernetwork.h"
+#include "core/log.h"
+#include "core/progress.h"
+#include "data/captions.h"
+#include "data/latent_dataset.h"
+#include "pipeline/collective.h"
+#include "pipeline/device.h"
+#include "pipeline/encode.h"
+#include "pipeline/generate.h"
+#include "store/files.h"
+#include "store/image.h"
+
+namespace ldmtune::sweep {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+/// One folder of pictures. `stamp` changes with everything that decides what they show.
+struct Column {
+  std::string name, kind, stamp;
+  const ResultRow* row = nullptr;  ///< of a trial
+};
+
+fs::path pictures_folder(const Grid& grid) { return grid.sweep.output / "pictures"; }
+fs::path picture_file(const Grid& grid, const Column& column, const Picture& picture) {
+  return pictures_folder(grid) / column.name / (std::to_string(picture.sample_id) + ".png");
+}
+
+fs::path export_file(const ResultRow& row) { return row.state.folder / row.state.result.value("export", ""); }
+
+/// The folder of images that `prepare` read; empty where it is unknown or gone.
+fs::path image_folder(const TrainConfig& config) {
+  const fs::path folder = store::read_json(config.data / "index.json").value("images", "");
+  return !folder.empty() && fs::is_directory(folder) ? folder : fs::path();
+}
+
+json drawing_settings(const TrainConfig& config, const json& result) {
+  const SampleConfig& sample = config.sample;
+  return {{"seed", sample.seed},
+          {"negative_prompt", sample.negative_prompt},
+          {"num_inference_steps", sample.num_inference_steps},
+          {"guidance_scale", sample.guidance_scale},
+          {"sampler", sample.sampler},
+          {"base_sha256", result.value("base_sha256", "")},
+          {"dataset_sha256", store::sha256_file(config.data / "index.json")}};
+}
+
+json prompt_settings(const CaptionConfig& caption) {
+  return {{"template", caption.template_text}, {"name", caption.name}, {"max_chunks", caption.max_chunks}};
+}
+
+bool same_ground(const TrainConfig& a, const TrainConfig& b) {
+  return a.base == b.base && a.variant == b.variant && a.data == b.data;
+}
+
+std::vector<const ResultRow*> drawable_rows(const std::vector<ResultRow>& rows, bool warn) {
+  std::vector<const ResultRow*> drawable;
+  for (const ResultRow& row : rows) {
+    if (row.state.status != TrialStatus::done || !fs::is_regular_file(export_file(row))) continue;
+    if (drawable.empty() || same_ground(row.trial->config, drawable.front()->trial->config)) {
+      drawable.push_back(&row);
+    } else if (warn) {
+      LDMTUNE_LOG(warning) << "no pictures of trial " << row.trial->number << ": its base or dataset is not trial "
+                           << drawable.front()->trial->number << "'s";
+    }
+  }
+  return drawable;
+}
+
+std::vector<Column> columns_of(const std::vector<const ResultRow*>& rows, bool warn) {
+  const TrainConfig& config = rows.front()->trial->config;
+  const json settings = drawing_settings(config, rows.front()->state.result);
+  const auto stamp = [&](const json& own) { return store::sha256_text(json{settings, own}.dump()); };
+  std::vector<Column> columns{{"base", "base", stamp(prompt_settings(config.caption))}};
+  for (const ResultRow* row : rows) {
+    const json own{prompt_settings(row->trial->config.caption), store::sha256_file(export_file(*row))};
+    columns.push_back({row->state.folder.filename().string(), "trial", stamp(own), row});
+  }
+  if (!image_folder(config).empty()) {
+    columns.push_back({"real", "real", stamp("real")});
+  } else if (warn) {
+    LDMTUNE_LOG(warning) << "the real images are left out of the pictures: " << (config.data / "index.json").string()
+                         << " names no image folder that is there";
+  }
+  columns.push_back({"roundtrip", "roundtrip", stamp("roundtrip")});
+  return columns;
+}
+
+/// Removes what was drawn with other settings, and notes what the folders will hold.
+void prepare_folders(const Grid& grid, const std::vector<Column>& columns) {
+  const fs::path stamps_file = pictures_folder(grid) / "stamps.json";
+  json stamps = fs::exists(stamps_file) ? store::read_json(stamps_file) : json::object();
+  for (const Column& column : columns) {
+    const fs::path folder = pictures_folder(grid) / column.name;
+    if (stamps.value(column.name, "") != column.stamp) fs::remove_all(folder);
+    fs::create_directories(folder);
+    stamps[column.name] = column.stamp;
+  }
+  store::write_json(stamps_file, stamps);
+}
+
+std::vector<Picture> pictures_of_split(const data::LatentDataset& dataset, store::Split split, std::int64_t limit,
+                                       const std::map<std::uint64_t, std::string>& sources) {
+  std::vector<Picture> pictures;
+  for (const auto& bucket : dataset.by_bucket(split)) {
+    for (const std::size_t sample : bucket) {
+      const store::SampleRecord& record = dataset.record(sample);
+      if (record.variant != 0) continue;
+      const auto source = sources.find(record.sample_id);
+      pictures.push_back({sample, record.sample_id, split == store::Split::test ? "test" : "validation",
+                          dataset.caption(sample), source == sources.end() ? "" : source->second,
+                          dataset.bucket(sample).width, dataset.bucket(sample).height});
+    }
+  }
+  std::sort(pictures.begin(), pictures.end(),
+            [](const Picture& a, const Picture& b) { return a.sample_id < b.sample_id; });
+  pictures.resize(std::min(pictures.size(), static_cast<std::size_t>(limit)));
+  return pictures;
+}
+
+std::vector<Picture> choose_pictures(const data::LatentDataset& dataset, std::int64_t limit) {
+  std::map<std::uint64_t, std::string> sources;
+  for (const data::Caption& caption : data::read_captions(dataset.folder()))
+    sources[caption.sample_id] = caption.source;
+  std::vector<Picture> pictures = pictures_of_split(dataset, store::Split::validation, limit, sources);
+  for (Picture& picture : pictures_of_split(dataset, store::Split::test, limit, sources)) pictures.push_back(picture);
+  return pictures;
+}
+
+/// Draws the pictures of one column after the other; models are loaded when the first picture needs them.
+class Painter {
+ public:
+  Painter(const TrainConfig& config, const data::LatentDataset& dataset, at::Device device)
+      : config_(config), dataset_(dataset), device_(device), images_(image_folder(config)) {}
+
+  void start(const Column& column) {
+    network_ = {};
+    prompts_.reset();
+    caption_ = column.row == nullptr ? config_.caption : column.row->trial->config.caption;
+    column_ = column;
+  }
+
+  /// uint8 (H, W, 3).
+  at::Tensor draw(const Picture& picture) {
+    if (column_.kind == "real") {
+      const auto real = pipeline::load_and_crop(images_ / picture.source, std::min(picture.width, picture.height));
+      return store::to_uint8_image(real.pixels);
+    }
+    if (column_.kind == "roundtrip") {
+      const at::Tensor latent = dataset_.latent(picture.sample).mean.unsqueeze(0).to(device_);
+      return store::to_uint8_image(base().vae->decode(latent).squeeze(0).cpu());
+    }
+    return generate(picture);
+  }
+
+ private:
+  const model::BaseModel& base() {
+    if (!base_) {
+      model::BaseModelOptions options;
+      options.variant = config_.variant;
+      options.device = device_;
+      base_ = std::make_unique<model::BaseModel>(model::load_base_model(config_.base, options));
+    }
+    return *base_;
+  }
+
+  at::Tensor generate(const Picture& picture) {
+    if (!prompts_) prompts_ = std::make_unique<pipeline::PromptEncoder>(base(), caption_.max_chunks);
+    const data::CaptionTemplates templates(caption_.template_text, caption_.name);
+    pipeline::GenerateRequest request;
+    request.prompt = templates.plain(picture.caption);
+    request.negative_prompt = config_.sample.negative_prompt;
+    request.seed = config_.sample.seed;
+    request.index = picture.sample_id;
+    request.width = picture.width;
+    request.height = picture.height;
+    request.num_inference_steps = config_.sample.num_inference_steps;
+    request.guidance_scale = config_.sample.guidance_scale;
+    request.sampler = config_.sample.sampler;
+    return pipeline::generate(base(), *prompts_, request, hooks()).image;
+  }
+
+  pipeline::HooksFactory hooks() {
+    if (column_.row == nullptr) return nullptr;
+    if (!network_.network) network_ = adapt::read_hypernetwork(export_file(*column_.row), device_);
+    return [this](std::int64_t) { return network_.network->hooks(*network_.arena, adapt::ForwardContext{}); };
+  }
+
+  const TrainConfig& config_;
+  const data::LatentDataset& dataset_;
+  at::Device device_;
+  fs::path images_;
+  std::unique_ptr<model::BaseModel> base_;
+  std::unique_ptr<pipeline::PromptEncoder> prompts_;
+  adapt::HypernetworkFile network_;
+  CaptionConfig caption_;
+  Column column_;
+};
+
+/// This rank's share: every size-th picture of each column, so that all ranks load each trial once.
+void draw_share(const Grid& grid, const std::vector<Column>& columns, const std::vector<Picture>& pictures,
+                Painter& painter, const comm::Communicator& comm) {
+  const std::size_t size = static_cast<std::size_t>(comm.size()), total = columns.size() * pictures.size();
+  ProgressBar bar("pictures", static_cast<std::int64_t>(total), "pictures", comm.rank() == 0);
+  std::size_t done = 0;
+  for (const Column& column : columns) {
+    painter.start(column);
+    for (std::size_t i = static_cast<std::size_t>(comm.rank()); i < pictures.size(); i += size) {
+      const fs::path file = picture_file(grid, column, pictures[i]);
+      if (!fs::exists(file)) store::write_png(file, painter.draw(pictures[i]), {{"caption", pictures[i].caption}});
+      done = std::min(done + size, total);
+      bar.update(static_cast<std::int64_t>(done), column.name);
+    }
+  }
+  bar.finish();
+}
+
+void write_index(const Grid& grid, const std::vector<Column>& columns, const std::vector<Picture>& pictures,
+                 const TrainConfig& config, const json& settings) {
+  json column_list = json::array(), images = json::array();
+  for (const Column& column : columns) {
+    json entry{{"name", column.name}, {"kind", column.kind}};
+    if (column.row != nullptr) entry["trial"] = column.row->trial->number;
+    column_list.push_back(entry);
+  }
+  const data::CaptionTemplates templates(config.caption.template_text, config.caption.name);
+  for (const Picture& picture : pictures) {
+    images.push_back({{"sample_id", picture.sample_id},
+                      {"split", picture.split},
+                      {"caption", picture.caption},
+                      {"prompt", templates.plain(picture.caption)},
+                      {"source", picture.source},
+                      {"width", picture.width},
+                      {"height", picture.height}});
+  }
+  store::write_json(pictures_folder(grid) / "index.json", {{"format", "ldmtune-pictures"},
+                                                           {"version", 1},
+                                                           {"settings", settings},
+                                                           {"columns", column_list},
+                                                           {"images", images}});
+}
+
+}  // namespace
+
+void draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, comm::Communicator& comm) {
+  const bool first_rank = comm.rank() == 0;
+  const std::vector<const ResultRow*> drawable = drawable_rows(rows, first_rank);
+  if (grid.sweep.pictures == 0 || drawable.empty()) return;
+  const TrainConfig& config = drawable.front()->trial->config;
+  const data::LatentDataset dataset(config.data, /*verify_below=*/0);
+  const std::vector<Picture> pictures = choose_pictures(dataset, grid.sweep.pictures);
+  const std::vector<Column> columns = columns_of(drawable, first_rank);
+  pipeline::root_gives(comm, [&] {
+    prepare_folders(grid, columns);
+    return std::string();
+  });
+  pipeline::run_together(comm, [&] {
+    const at::NoGradGuard no_grad;
+    Painter painter(config, dataset, pipeline::choose_device(config.train.device, comm));
+    draw_share(grid, columns, pictures, painter, comm);
+  });
+  pipeline::root_gives(comm, [&] {
+    write_index(grid, columns, pictures, config, drawing_settings(config, drawable.front()->state.result));
+    return std::string();
+  });
+}
+
+}  // namespace ldmtune::sweep

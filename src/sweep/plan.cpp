@@ -1,0 +1,183 @@
+#include "sweep/plan.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "adapt/hypernetwork.h"
+#include "core/error.h"
+#include "data/latent_dataset.h"
+#include "data/sample_stream.h"
+#include "optim/schedule.h"
+#include "store/files.h"
+#include "sweep/trials.h"
+
+namespace ldmtune::sweep {
+namespace {
+
+using nlohmann::json;
+
+/// `config[key]` as T, `absent` where the key is missing (diffusers' default). Errors: InputError naming file and key.
+template <class T>
+T value_or(const json& config, const std::string& key, T absent, const std::filesystem::path& file) {
+  const auto found = config.find(key);
+  if (found == config.end()) return absent;
+  try {
+    return found->get<T>();
+  } catch (const json::exception& error) {
+    fail_input(file.string(), ": key ", key, " has an unexpected value ", found->dump(), " (", error.what(), ")");
+  }
+}
+
+bool has_cross_attention(const std::string& block_type) { return block_type.find("CrossAttn") != std::string::npos; }
+
+/// InputErrors of `check` with the trial's name before them.
+template <class Check>
+void checked(const Trial& trial, const Check& check) {
+  try {
+    check();
+  } catch (const InputError& error) {
+    fail_input("trial ", trial.number, ": ", error.what());
+  }
+}
+
+void check_trial(const TrainConfig& config, int ranks) {
+  if (config.base.empty()) fail_input("option base: expected a base model's folder, found nothing");
+  if (config.data.empty())
+    fail_input("option data: expected a dataset folder written by ldmtune prepare, found nothing");
+  data::read_dataset_index(config.data);
+  if (!config.validation.adjacent.empty()) data::read_dataset_index(config.validation.adjacent);
+  data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, ranks);
+  const optim::LearningRateSchedule schedule(config.optim.learning_rate, config.optim.lr_scheduler,
+                                             config.optim.lr_warmup_steps, config.train.max_train_steps);
+  const optim::PiecewiseSchedule norm(config.train.max_grad_norm, "train.max_grad_norm");
+  const optim::PiecewiseSchedule value(config.train.max_grad_value, "train.max_grad_value");
+  trainable_parameters(config);
+}
+
+/// 21_935_360 as "21,935,360".
+std::string grouped(std::int64_t number) {
+  std::string digits = std::to_string(number);
+  for (std::ptrdiff_t i = static_cast<std::ptrdiff_t>(digits.size()) - 3; i > 0; i -= 3) {
+    digits.insert(static_cast<std::size_t>(i), ",");
+  }
+  return digits;
+}
+
+json trial_entry(const Grid& grid, const Trial& trial) {
+  json options = json::object();
+  for (const auto& [name, value] : trial.varied) options[name] = value;
+  return {{"trial", trial.number},
+          {"id", trial.id},
+          {"folder", "trials/" + trial_folder(grid.sweep.output, trial).filename().string()},
+          {"options", options},
+          {"seed", trial.config.train.seed},
+          {"trainable_parameters", trainable_parameters(trial.config)},
+          {"length", training_length(trial.config)}};
+}
+
+}  // namespace
+
+std::set<std::int64_t> base_context_widths(const std::filesystem::path& base) {
+  const std::filesystem::path file = base / "unet" / "config.json";
+  const json config = store::read_json(file);
+  if (!config.is_object()) fail_input(file.string(), ": expected a JSON object");
+  using Names = std::vector<std::string>;
+  const auto channels = value_or<std::vector<std::int64_t>>(config, "block_out_channels", {320, 640, 1280, 1280}, file);
+  const auto down =
+      value_or<Names>(config, "down_block_types",
+                      {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"}, file);
+  const auto up = value_or<Names>(
+      config, "up_block_types", {"UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"}, file);
+  if (channels.empty() || down.size() != channels.size() || up.size() != channels.size()) {
+    fail_input(file.string(), ": expected as many down_block_types and up_block_types as block_out_channels");
+  }
+  std::set<std::int64_t> widths{value_or<std::int64_t>(config, "cross_attention_dim", 1280, file), channels.back()};
+  for (std::size_t i = 0; i < channels.size(); ++i) {
+    if (has_cross_attention(down[i]) || has_cross_attention(up[channels.size() - 1 - i])) widths.insert(channels[i]);
+  }
+  return widths;
+}
+
+std::int64_t trainable_parameters(const TrainConfig& config) {
+  if (config.method != "hypernetwork") {
+    fail_input("option method: expected hypernetwork, found '", config.method, "'");
+  }
+  const adapt::Hypernetwork network(
+      adapt::HypernetworkSpec::from_config(config.hypernetwork, base_context_widths(config.base)));
+  std::int64_t total = 0;
+  for (const optim::ParameterSpec& parameter : network.parameters()) {
+    std::int64_t elements = 1;
+    for (const std::int64_t extent : parameter.shape) elements *= extent;
+    total += elements;
+  }
+  return total;
+}
+
+std::string training_length(const TrainConfig& config) {
+  if (config.train.num_train_epochs > 0) return std::to_string(config.train.num_train_epochs) + " epochs";
+  const optim::PiecewiseSchedule rate(config.optim.learning_rate, "optim.learning_rate");
+  return std::to_string(
+      std::min(config.train.max_train_steps, rate.last_update().value_or(config.train.max_train_steps)));
+}
+
+void check_trials(const Grid& grid, int ranks) {
+  for (const Trial& trial : grid.trials) {
+    checked(trial, [&] { check_trial(trial.config, ranks); });
+  }
+}
+
+std::string format_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()), 0);
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string out;
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    std::string line, rule;
+    for (std::size_t i = 0; i < rows[r].size(); ++i) {
+      line += rows[r][i] + std::string(widths[i] - rows[r][i].size() + 2, ' ');
+      rule += std::string(widths[i], '-') + "  ";
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+    if (r == 0) out += rule.substr(0, rule.find_last_not_of(' ') + 1) + "\n";
+  }
+  return out;
+}
+
+std::string plan_table(const Grid& grid) {
+  std::vector<std::string> head{"trial", "id"};
+  for (const VariedOption& option : grid.varied) head.push_back(option.name);
+  head.insert(head.end(), {"seed", "trainable parameters", "steps"});
+  std::vector<std::vector<std::string>> rows{head};
+  for (const Trial& trial : grid.trials) {
+    std::vector<std::string> row{std::to_string(trial.number), trial.id};
+    for (const auto& varied : trial.varied) row.push_back(varied.second.empty() ? "(none)" : varied.second);
+    checked(trial, [&] {
+      row.push_back(std::to_string(trial.config.train.seed));
+      row.push_back(grouped(trainable_parameters(trial.config)));
+      row.push_back(training_length(trial.config));
+    });
+    rows.push_back(row);
+  }
+  return format_table(rows);
+}
+
+void write_plan(const Grid& grid) {
+  json varied = json::array();
+  for (const VariedOption& option : grid.varied) varied.push_back(option.name);
+  json trials = json::array();
+  for (const Trial& trial : grid.trials) trials.push_back(trial_entry(grid, trial));
+  const TrainConfig& first = grid.trials.front().config;
+  std::filesystem::create_directories(grid.sweep.output);
+  store::write_json(grid.sweep.output / "sweep.json", {{"format", "ldmtune-sweep"},
+                                                       {"version", 1},
+                                                       {"base", first.base.string()},
+                                                       {"data", first.data.string()},
+                                                       {"adjacent", first.validation.adjacent.string()},
+                                                       {"varied", varied},
+                                                       {"trials", trials}});
+}
+
+}  // namespace ldmtune::sweep

@@ -1,0 +1,37 @@
+#pragma once
+// What a sweep will do, before anything runs.
+
+#include <cstdint>
+#include <filesystem>
+#include <set>
+#include <string>
+
+#include "sweep/grid.h"
+
+namespace ldmtune::sweep {
+
+/// Widths of the contexts that the base's to_k and to_v read, from unet/config.json alone, so that a plan loads no
+/// weights; equal to UNet2DConditionModel::context_widths(). Errors: InputError naming the file or key.
+std::set<std::int64_t> base_context_widths(const std::filesystem::path& base);
+
+/// Parameters that a configuration trains. Errors: InputError for a method that is not built, and what the method's
+/// options refuse.
+std::int64_t trainable_parameters(const TrainConfig& config);
+
+/// "300", or "2 epochs" where epochs decide.
+std::string training_length(const TrainConfig& config);
+
+/// Finds bad input of any trial before the first one runs: base, dataset, structures, schedules, batch sizes for
+/// `ranks` ranks. Errors: InputError naming the trial and what is wrong.
+void check_trials(const Grid& grid, int ranks);
+
+/// One line a trial: number, id, varied options, seed, trainable parameters, steps.
+std::string plan_table(const Grid& grid);
+
+/// Left-aligned columns with two blanks between them, the first row underlined.
+std::string format_table(const std::vector<std::vector<std::string>>& rows);
+
+/// Writes <sweep.output>/sweep.json: what the analysis reads to know trials, folders and options.
+void write_plan(const Grid& grid);
+
+}  // namespace ldmtune::sweep

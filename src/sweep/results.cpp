@@ -1,0 +1,219 @@
+#include "sweep/results.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <map>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "store/files.h"
+#include "sweep/plan.h"
+
+namespace ldmtune::sweep {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+/// Column of results.csv and the key of result.json it shows.
+struct ScoreColumn {
+  const char* column;
+  const char* key;
+};
+constexpr ScoreColumn kScores[] = {
+    {"heldout_loss", "heldout_loss"},
+    {"base_heldout_loss", "base_heldout_loss"},
+    {"best_heldout_loss", "best_heldout_loss"},
+    {"best_step", "best_step"},
+    {"train_loss", "concept_train_loss"},
+    {"adjacent_loss", "adjacent_loss"},
+    {"base_adjacent_loss", "base_adjacent_loss"},
+    {"test_loss", "test_loss"},
+    {"base_test_loss", "base_test_loss"},
+    {"trainable_parameters", "trainable_parameters"},
+    {"steps", "steps"},
+    {"seconds", "seconds"},
+    {"samples_per_s", "samples_per_s"},
+};
+
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return quoted + '"';
+}
+
+std::string csv_line(const std::vector<std::string>& fields) {
+  std::string line;
+  for (std::size_t i = 0; i < fields.size(); ++i) line += (i ? "," : "") + csv_field(fields[i]);
+  return line + "\r\n";
+}
+
+std::string number_text(const json& result, const char* key) {
+  const auto found = result.find(key);
+  if (found == result.end() || !found->is_number()) return "";
+  return found->is_number_integer() ? found->dump() : format_number(found->get<double>());
+}
+
+std::string fixed(double value, int digits) {
+  if (std::isnan(value)) return "";
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
+/// Trials with the same varied options but the seed are replicates.
+std::string options_key(const Trial& trial) {
+  std::string key;
+  for (const auto& [name, value] : trial.varied) {
+    if (name != "train.seed") key += name + '\n' + value + '\n';
+  }
+  return key;
+}
+
+bool is_scored(const ResultRow& row) {
+  return row.state.status == TrialStatus::done && std::isfinite(score(row, "heldout_loss"));
+}
+
+/// Losses are comparable only on the same base and the same validation images.
+void warn_if_not_comparable(const std::vector<ResultRow>& rows) {
+  for (const char* key : {"base_sha256", "dataset_sha256"}) {
+    std::string first;
+    for (const ResultRow& row : rows) {
+      if (!is_scored(row)) continue;
+      const std::string value = row.state.result.value(key, "");
+      if (first.empty()) first = value;
+      if (value != first) {
+        LDMTUNE_LOG(warning) << "trials of this sweep differ in " << key
+                             << ": their held-out losses compare different things";
+        return;
+      }
+    }
+  }
+}
+
+json card(const Grid& grid, const std::vector<ResultRow>& rows, const ResultRow& best, const fs::path& file) {
+  const json& result = best.state.result;
+  json options = json::object(), scores = json::object();
+  for (const auto& [name, value] : best.trial->varied) options[name] = value;
+  for (const ScoreColumn& column : kScores) scores[column.column] = result.value(column.key, json());
+  const auto candidates = std::count_if(rows.begin(), rows.end(), is_scored);
+  return {{"format", "ldmtune-best"},
+          {"version", 1},
+          {"file", file.filename().string()},
+          {"sha256", store::sha256_file(file)},
+          {"chosen_by", "lowest mean held-out (validation) loss over seeds, then the seed with the lowest"},
+          {"candidates", candidates},
+          {"trial", best.trial->number},
+          {"id", best.trial->id},
+          {"folder", "trials/" + best.state.folder.filename().string()},
+          {"checkpoint", result.value("checkpoint", "")},
+          {"method", best.trial->config.method},
+          {"options", options},
+          {"seed", best.trial->config.train.seed},
+          {"scores", scores},
+          {"base", {{"path", best.trial->config.base.string()}, {"sha256", result.value("base_sha256", "")}}},
+          {"dataset", {{"path", best.trial->config.data.string()}, {"sha256", result.value("dataset_sha256", "")}}},
+          {"sweep", grid.sweep.output.string()}};
+}
+
+}  // namespace
+
+std::vector<ResultRow> read_results(const Grid& grid) {
+  std::vector<ResultRow> rows;
+  for (const Trial& trial : grid.trials) rows.push_back({&trial, read_state(grid.sweep.output, trial)});
+  return rows;
+}
+
+double score(const ResultRow& row, const std::string& key) {
+  const auto found = row.state.result.find(key);
+  if (found == row.state.result.end() || !found->is_number()) return std::numeric_limits<double>::quiet_NaN();
+  return found->get<double>();
+}
+
+std::string results_csv(const Grid& grid, const std::vector<ResultRow>& rows) {
+  std::vector<std::string> head{"trial", "id", "status"};
+  for (const VariedOption& option : grid.varied) head.push_back(option.name);
+  head.emplace_back("seed");
+  for (const ScoreColumn& column : kScores) head.emplace_back(column.column);
+  head.insert(head.end(), {"folder", "reason"});
+  std::string text = csv_line(head);
+  for (const ResultRow& row : rows) {
+    std::vector<std::string> fields{std::to_string(row.trial->number), row.trial->id, to_string(row.state.status)};
+    for (const auto& varied : row.trial->varied) fields.push_back(varied.second);
+    fields.push_back(std::to_string(row.trial->config.train.seed));
+    for (const ScoreColumn& column : kScores) fields.push_back(number_text(row.state.result, column.key));
+    fields.push_back("trials/" + row.state.folder.filename().string());
+    fields.push_back(row.state.reason);
+    text += csv_line(fields);
+  }
+  return text;
+}
+
+void write_results(const Grid& grid, const std::vector<ResultRow>& rows) {
+  store::write_text(grid.sweep.output / "results.csv", results_csv(grid, rows));
+}
+
+const ResultRow* winner(const std::vector<ResultRow>& rows) {
+  std::map<std::string, std::vector<const ResultRow*>> groups;
+  for (const ResultRow& row : rows) {
+    if (is_scored(row)) groups[options_key(*row.trial)].push_back(&row);
+  }
+  const ResultRow* best = nullptr;
+  double best_mean = std::numeric_limits<double>::infinity();
+  for (const auto& [key, members] : groups) {
+    double mean = 0;
+    for (const ResultRow* row : members) mean += score(*row, "heldout_loss") / static_cast<double>(members.size());
+    if (mean >= best_mean) continue;
+    best_mean = mean;
+    best = *std::min_element(members.begin(), members.end(), [](const ResultRow* a, const ResultRow* b) {
+      return score(*a, "heldout_loss") < score(*b, "heldout_loss");
+    });
+  }
+  return best;
+}
+
+std::string results_table(const Grid& grid, const std::vector<ResultRow>& rows) {
+  std::vector<const ResultRow*> order;
+  for (const ResultRow& row : rows) order.push_back(&row);
+  const auto key = [](const ResultRow* row) {
+    return is_scored(*row) ? score(*row, "heldout_loss") : std::numeric_limits<double>::infinity();
+  };
+  std::stable_sort(order.begin(), order.end(), [&](const auto* a, const auto* b) { return key(a) < key(b); });
+  std::vector<std::string> head{"trial", "id"};
+  for (const VariedOption& option : grid.varied) head.push_back(option.name);
+  head.insert(head.end(), {"seed", "status", "held-out", "base", "train", "adjacent", "seconds"});
+  std::vector<std::vector<std::string>> table{head};
+  for (const ResultRow* row : order) {
+    std::vector<std::string> line{std::to_string(row->trial->number), row->trial->id};
+    for (const auto& varied : row->trial->varied) line.push_back(varied.second.empty() ? "(none)" : varied.second);
+    line.insert(line.end(), {std::to_string(row->trial->config.train.seed), to_string(row->state.status),
+                             fixed(score(*row, "heldout_loss"), 4), fixed(score(*row, "base_heldout_loss"), 4),
+                             fixed(score(*row, "concept_train_loss"), 4), fixed(score(*row, "adjacent_loss"), 4),
+                             fixed(score(*row, "seconds"), 0)});
+    table.push_back(line);
+  }
+  return format_table(table);
+}
+
+fs::path export_best(const Grid& grid, const std::vector<ResultRow>& rows) {
+  warn_if_not_comparable(rows);
+  const ResultRow* best = winner(rows);
+  if (best == nullptr) fail(grid.sweep.output.string(), ": no trial is done yet; run `ldmtune sweep ... run` first");
+  const std::string name = best->state.result.value("export", "");
+  const fs::path source = best->state.folder / name;
+  if (name.empty() || !fs::exists(source)) {
+    fail(best->state.folder.string(), ": result.json names no export that is there (found '", name,
+         "'); write one with `ldmtune export`");
+  }
+  const fs::path target = grid.sweep.output / ("best" + source.extension().string());
+  store::write_atomically(target, [&](const fs::path& temporary) {
+    fs::copy_file(source, temporary, fs::copy_options::overwrite_existing);
+  });
+  store::write_json(grid.sweep.output / "best.json", card(grid, rows, *best, target));
+  return target;
+}
+
+}  // namespace ldmtune::sweep

@@ -1,0 +1,43 @@
+#pragma once
+// What came out of the trials: results.csv, the ranking, the winner. Validation chooses; test losses are reported only.
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "sweep/grid.h"
+#include "sweep/trials.h"
+
+namespace ldmtune::sweep {
+
+struct ResultRow {
+  const Trial* trial = nullptr;
+  TrialState state;
+};
+/// One row a trial, in the order of the grid. The rows refer to `grid`.
+std::vector<ResultRow> read_results(const Grid& grid);
+
+/// A number of result.json; NaN where it is missing or null.
+double score(const ResultRow& row, const std::string& key);
+
+/// The table as CSV (RFC 4180): trial, id, status, every varied option, seed, heldout_loss, base_heldout_loss,
+/// best_heldout_loss, best_step, train_loss, adjacent_loss, base_adjacent_loss, test_loss, base_test_loss,
+/// trainable_parameters, steps, seconds, samples_per_s, folder, reason. What is not known is empty.
+std::string results_csv(const Grid& grid, const std::vector<ResultRow>& rows);
+
+/// Writes <sweep.output>/results.csv atomically.
+void write_results(const Grid& grid, const std::vector<ResultRow>& rows);
+
+/// The trial to export: of the options with the lowest mean held-out loss over their seeds, the seed with the lowest;
+/// null if no trial is done. Without replicates that is the trial with the lowest held-out loss.
+const ResultRow* winner(const std::vector<ResultRow>& rows);
+
+/// For the console: finished trials by held-out loss, then the others with what became of them.
+std::string results_table(const Grid& grid, const std::vector<ResultRow>& rows);
+
+/// Copies the winner's last checkpoint in its exchange format to <sweep.output>/best<extension> (best.pt) and writes
+/// best.json: which trial, options, scores, base, dataset, sha256. Returns the file. Errors: Error if no trial is done
+/// or its export is missing.
+std::filesystem::path export_best(const Grid& grid, const std::vector<ResultRow>& rows);
+
+}  // namespace ldmtune::sweep

@@ -1,0 +1,111 @@
+#include "sweep/results.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "sweep_fixture.h"
+
+namespace ldmtune::sweep {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(line.substr(0, line.find('\r')));
+  return lines;
+}
+
+class Results : public SweepTest {
+ protected:
+  /// Finishes the trials of `grid` with these held-out losses (NaN: not run).
+  void finish(const Grid& grid, const std::vector<double>& losses) const {
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      if (!std::isnan(losses[i])) write_result(trial_folder(grid.sweep.output, grid.trials[i]), losses[i]);
+    }
+  }
+};
+
+TEST_F(Results, TableHasOneRowATrialAndEmptyCellsForTheUnknown) {
+  const Grid grid = expand_grid(settings());
+  finish(grid, {0.3, 0.25, NAN, 0.2});
+  write_results(grid, read_results(grid));
+  const std::vector<std::string> lines = lines_of(store::read_text(grid.sweep.output / "results.csv"));
+  ASSERT_EQ(lines.size(), 5u);
+  EXPECT_EQ(lines[0],
+            "trial,id,status,hypernetwork.layer_structure,hypernetwork.layer_norm,seed,heldout_loss,base_heldout_loss,"
+            "best_heldout_loss,best_step,train_loss,adjacent_loss,base_adjacent_loss,test_loss,base_test_loss,"
+            "trainable_parameters,steps,seconds,samples_per_s,folder,reason");
+  EXPECT_EQ(lines[1], "0," + grid.trials[0].id + ",done,\"1,2,1\",false,0,0.3,0.5,,,0.05,,,0.7,,,10,,,trials/000-" +
+                          grid.trials[0].id + ",");
+  EXPECT_EQ(lines[3].substr(0, 11), "2," + grid.trials[2].id + ",");
+  EXPECT_NE(lines[3].find(",pending,\"1,2,4,2,1\",false,0,,,"), std::string::npos);
+}
+
+TEST_F(Results, QuotesAreDoubledAndReasonsKept) {
+  const Grid grid = expand_grid(settings());
+  const Trainer fails = [](const TrainConfig&, comm::Communicator&) -> ExitCode { fail("said \"no\", twice"); };
+  run_trials(grid, *comm_, fails, 1);
+  const std::vector<std::string> lines = lines_of(results_csv(grid, read_results(grid)));
+  EXPECT_NE(lines[2].find("failed"), std::string::npos);
+  EXPECT_NE(lines[2].find("\"said \"\"no\"\", twice\""), std::string::npos);
+}
+
+TEST_F(Results, ValidationChoosesNotTest) {
+  const Grid grid = expand_grid(settings());
+  finish(grid, {0.3, 0.25, 0.2, 0.4});  // the fixture's test losses run the other way
+  EXPECT_EQ(winner(read_results(grid))->trial->number, 2);
+}
+
+TEST_F(Results, ReplicatesAreJudgedByTheirMean) {
+  const Grid grid = expand_grid(settings({{"hypernetwork.layer_structure", "1,2,1"}, {"sweep.seeds", "0,1"}}));
+  finish(grid, {0.10, 0.40, 0.21, 0.19});
+  EXPECT_EQ(winner(read_results(grid))->trial->number, 3);
+}
+
+TEST_F(Results, NothingDoneHasNoWinner) {
+  const Grid grid = expand_grid(settings());
+  EXPECT_EQ(winner(read_results(grid)), nullptr);
+  EXPECT_THROW(export_best(grid, read_results(grid)), Error);
+}
+
+TEST_F(Results, BestIsACopyWithACard) {
+  const Grid grid = expand_grid(settings());
+  finish(grid, {0.3, 0.25, 0.2, NAN});
+  const fs::path file = export_best(grid, read_results(grid));
+  EXPECT_EQ(file, grid.sweep.output / "best.pt");
+  EXPECT_EQ(store::read_text(file), "weights of 002-" + grid.trials[2].id);
+  const nlohmann::json card = store::read_json(grid.sweep.output / "best.json");
+  EXPECT_EQ(card.at("trial"), 2);
+  EXPECT_EQ(card.at("candidates"), 3);
+  EXPECT_EQ(card.at("options").at("hypernetwork.layer_structure"), "1,2,4,2,1");
+  EXPECT_EQ(card.at("scores").at("heldout_loss"), 0.2);
+  EXPECT_TRUE(card.at("scores").at("adjacent_loss").is_null());
+  EXPECT_EQ(card.at("sha256"), store::sha256_file(file));
+}
+
+TEST_F(Results, AMissingExportIsAnErrorThatKeepsTheOldBest) {
+  const Grid grid = expand_grid(settings());
+  finish(grid, {0.3});
+  export_best(grid, read_results(grid));
+  finish(grid, {0.3, 0.2});
+  fs::remove_all(trial_folder(grid.sweep.output, grid.trials[1]) / "checkpoints");
+  EXPECT_THROW(export_best(grid, read_results(grid)), Error);
+  EXPECT_EQ(store::read_json(grid.sweep.output / "best.json").at("trial"), 0);
+}
+
+TEST_F(Results, ConsoleTableRanksByHeldOutLoss) {
+  const Grid grid = expand_grid(settings());
+  finish(grid, {0.3, NAN, 0.2, 0.25});
+  const std::vector<std::string> lines = lines_of(results_table(grid, read_results(grid)));
+  ASSERT_EQ(lines.size(), 6u);
+  EXPECT_EQ(lines[2][0], '2');
+  EXPECT_EQ(lines[3][0], '3');
+  EXPECT_EQ(lines[4][0], '0');
+  EXPECT_NE(lines[5].find("pending"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ldmtune::sweep
