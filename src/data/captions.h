@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace ldmtune::data {
@@ -16,24 +17,37 @@ struct ImageEntry {
   std::string text;
   std::optional<std::string> split;  ///< "train" | "validation" | "test"
   std::optional<std::string> group;  ///< images of one group never straddle splits
+  std::optional<bool> known;         ///< whether the base knows the concept; only metadata.jsonl says
 };
 
-/// Lists a folder's images (png, jpg, jpeg, webp; sorted by name) with captions: metadata.jsonl ({"file_name", "text"[, "split", "group"]}; then
-/// only images it lists are taken) else NAME.txt, NAME.caption, else the file name without leading digits and separators, as AUTOMATIC1111 reads it.
-/// Errors: InputError naming file and line (missing image, bad JSON, bad UTF-8, NUL, caption above 64 KiB, a caption missing in metadata, a duplicate).
+/// Lists a folder's images (png, jpg, jpeg, webp in any case; sorted by name) with captions: metadata.jsonl
+/// ({"file_name", "text"[, "split", "group", "known"]}; then only images it lists are taken, folders below included)
+/// else NAME.txt, NAME.caption, else caption_of_file_name. Other keys of metadata.jsonl are ignored. Errors: InputError
+/// naming file and line (missing image, bad JSON, bad UTF-8, NUL, caption above 64 KiB, a caption missing in metadata
+/// or in the file name, a duplicate, something that is no regular file, a name with a line end).
 std::vector<ImageEntry> list_images(const std::filesystem::path& folder);
+
+/// The caption in a file name as AUTOMATIC1111 reads it: "00012-3-red fox.png" is "red fox". The extension goes, then
+/// leading digits and '-', then blanks (and '_', which it would keep: "0001_fox").
+std::string caption_of_file_name(std::string_view file_name);
 
 /// Caption templates: `text` is "" (the caption itself), one template, or the path of a file with one template a line.
 /// [filewords] and {} stand for the caption, [name] for `name`.
 class CaptionTemplates {
  public:
+  /// Errors: InputError naming caption.template (a .txt that is not there, an empty file, no UTF-8 ...) or caption.name
+  /// ([name] is used and `name` is empty).
   CaptionTemplates(const std::string& text, std::string name);
-  /// The caption as trained: the template chosen by Philox (caption_template) for this draw, and "" with probability `dropout` (caption_dropout).
-  std::string apply(const std::string& caption, std::uint64_t seed, std::uint32_t dataset, std::uint64_t draw, double dropout) const;
+  /// The caption as trained: the template chosen by Philox (caption_template; integer(0, number of templates)) for this
+  /// draw, and "" with probability `dropout` (caption_dropout; uniform(0) < dropout).
+  std::string apply(const std::string& caption, std::uint64_t seed, std::uint32_t dataset, std::uint64_t draw,
+                    double dropout) const;
   /// The first template, without dropout: validation and previews.
   std::string plain(const std::string& caption) const;
 
  private:
+  std::string fill(const std::string& pattern, const std::string& caption) const;
+
   std::vector<std::string> templates_;
   std::string name_;
 };

@@ -27,7 +27,9 @@ struct DatasetIndex {
   std::vector<store::BucketSize> buckets;
   std::string captions_sha256;
 };
-/// Format "ldmtune-latents", version 1. Errors: InputError naming file and key.
+/// Format "ldmtune-latents", version 1. Keys: format, version, parts [{file, sha256, samples}], base_sha256,
+/// vae_sha256, scaling_factor, latent_channels, buckets ["<width>x<height>"], captions_sha256. Errors: InputError
+/// naming file and key.
 DatasetIndex read_dataset_index(const std::filesystem::path& folder);
 void write_dataset_index(const std::filesystem::path& folder, const DatasetIndex& index);
 
@@ -36,8 +38,9 @@ struct Caption {
   std::string source;  ///< the image file's path relative to the image folder
   std::string text;
 };
+/// Errors: InputError naming file and line (bad JSON, missing keys, a sample_id twice, text that is no valid caption).
 std::vector<Caption> read_captions(const std::filesystem::path& folder);
-/// Returns the file's sha256.
+/// Writes captions.jsonl, one {"sample_id", "source", "text"} a line. Returns the file's sha256.
 std::string write_captions(const std::filesystem::path& folder, const std::vector<Caption>& captions);
 
 struct SampleLatent {
@@ -68,7 +71,9 @@ class LatentDataset {
   /// Samples of one split by bucket (outer: index().buckets in order), each in order of sample_id.
   std::vector<std::vector<std::size_t>> by_bucket(store::Split split) const;
   /// The first n images (with all their variants) of the training split in the order of a keyed permutation: nested for
-  /// growing n. n = 0 takes all. Errors: InputError if n is above the number of images.
+  /// growing n. n = 0 takes all. Images are told apart by image_sha256, in order of their first sample_id; image
+  /// permutation(subset_seed, subset, 0, 0)[i] is the i-th to join. Errors: InputError if n is above the number of
+  /// images.
   std::vector<std::vector<std::size_t>> training_subset(std::uint64_t n, std::uint64_t subset_seed) const;
 
  private:
