@@ -30,8 +30,8 @@ T canonical_sum(const std::vector<T>& values) {
   return canonical_sum(values, 0, static_cast<std::int64_t>(values.size()));
 }
 
-/// Adds leaves that arrive in order 0, 1, 2 ... as the canonical tree does while holding at most 1 + log2(leaves) partial
-/// sums: the stack of a binary counter. `Combine(a, b)` adds b into a.
+/// Adds leaves that arrive in order 0, 1, 2 ... as the canonical tree does while holding at most 1 + log2(leaves)
+/// partial sums: the stack of a binary counter. `Combine(a, b)` adds b into a.
 template <class T>
 class LeafAccumulator {
  public:
@@ -42,8 +42,8 @@ class LeafAccumulator {
     while (stack_.size() > 1 && stack_[stack_.size() - 2].second == stack_.back().second) merge_top();
   }
 
-  /// The sum of all leaves pushed (at least one); leaves the accumulator empty. Any number of leaves will do, and the sum is
-  /// canonical_sum's to the bit.
+  /// The sum of all leaves pushed (at least one); leaves the accumulator empty. Any number of leaves will do, and the
+  /// sum is canonical_sum's to the bit.
   T finish() {
     if (stack_.empty()) throw std::logic_error("LeafAccumulator::finish without a leaf");
     while (stack_.size() > 1) merge_top();

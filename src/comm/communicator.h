@@ -2,8 +2,8 @@
 // Ranks and the canonical tree. The only header that stands for MPI; mpi.h is included in comm/*.cpp alone.
 //
 // Canonical tree: a global batch is `leaves` gradient vectors whatever the number of ranks. Rank r of p holds leaves
-// [r L/p, (r+1) L/p), sums them as the aligned tree (comm/canonical_tree.h), and the ranks' partial sums are combined by
-// pairwise exchanges at distance 1, 2, 4 ..., halving the vector each time. Every node of the tree is one a + b of
+// [r L/p, (r+1) L/p), sums them as the aligned tree (comm/canonical_tree.h), and the ranks' partial sums are combined
+// by pairwise exchanges at distance 1, 2, 4 ..., halving the vector each time. Every node of the tree is one a + b of
 // IEEE floats, so the result has the same bits on any valid number of ranks.
 
 #include <cstddef>
@@ -16,9 +16,10 @@
 
 namespace ldmtune::comm {
 
-/// MPI's lifetime. Construct once at the start of main; the destructor finalizes. MPI is initialized (MPI_THREAD_FUNNELED) only
-/// where a launcher's variables say that this process is one of its ranks; a program started by hand is rank 0 of 1 and
-/// touches no MPI daemon, so that `--help` works on a login node. Errors: Error where MPI gives no funneled threads.
+/// MPI's lifetime. Construct once at the start of main; the destructor finalizes. MPI is initialized
+/// (MPI_THREAD_FUNNELED) only where a launcher's variables say that this process is one of its ranks; a program started
+/// by hand is rank 0 of 1 and touches no MPI daemon, so that `--help` works on a login node. Errors: Error where MPI
+/// gives no funneled threads.
 class Runtime {
  public:
   Runtime(int& argc, char**& argv);

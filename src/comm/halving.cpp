@@ -50,7 +50,15 @@ int slice_position(int rank, int world_size) {
 }
 
 void add_on_host(float* a, const float* b, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) a[i] += b[i];
+  // Pieces of a fixed length become vector instructions at -O2 too.
+  constexpr std::int64_t kPiece = 64;
+  std::int64_t i = 0;
+  for (; i + kPiece <= n; i += kPiece) {
+    float* __restrict__ sum = a + i;
+    const float* __restrict__ term = b + i;
+    for (std::int64_t j = 0; j < kPiece; ++j) sum[j] += term[j];
+  }
+  for (; i < n; ++i) a[i] += b[i];
 }
 
 }  // namespace ldmtune::comm

@@ -15,8 +15,9 @@ struct HalvingStep {
   Range give;
 };
 
-/// The exchanges of `rank` over [0, elements), at distance 1, 2, 4 ...; the last `keep` is its owned slice. Each split falls
-/// on a block boundary, and the lower half (larger by at most a block) goes to the lower rank. Errors: as owned_slice.
+/// The exchanges of `rank` over [0, elements), at distance 1, 2, 4 ...; the last `keep` is its owned slice. Each split
+/// falls on a block boundary, and the lower half (larger by at most a block) goes to the lower rank. Errors: as
+/// owned_slice.
 std::vector<HalvingStep> halving_steps(std::int64_t elements, int rank, int world_size);
 
 }  // namespace ldmtune::comm

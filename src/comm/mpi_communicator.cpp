@@ -123,8 +123,8 @@ std::vector<std::string> MpiCommunicator::all_gather(const std::string& bytes) {
   std::vector<int> counts(lengths.begin(), lengths.end()), offsets(lengths.size());
   std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
   std::string joined(static_cast<std::size_t>(offsets.back() + counts.back()), '\0');
-  check_mpi(MPI_Allgatherv(bytes.data(), static_cast<int>(length), MPI_BYTE, joined.data(), counts.data(), offsets.data(),
-                           MPI_BYTE, comm_),
+  check_mpi(MPI_Allgatherv(bytes.data(), static_cast<int>(length), MPI_BYTE, joined.data(), counts.data(),
+                           offsets.data(), MPI_BYTE, comm_),
             "MPI_Allgatherv");
   for (std::size_t i = 0; i < counts.size(); ++i)
     all.push_back(joined.substr(static_cast<std::size_t>(offsets[i]), static_cast<std::size_t>(counts[i])));
@@ -157,8 +157,8 @@ void MpiCommunicator::abort(int exit_code) {
   char host[MPI_MAX_PROCESSOR_NAME] = "unknown";
   int length = 0;
   MPI_Get_processor_name(host, &length);
-  std::fprintf(stderr, "ldmtune: rank %d of %d on host %s failed; ending all ranks with exit code %d\n", rank_, size_, host,
-               exit_code);
+  std::fprintf(stderr, "ldmtune: rank %d of %d on host %s failed; ending all ranks with exit code %d\n", rank_, size_,
+               host, exit_code);
   std::fflush(nullptr);
   MPI_Abort(comm_, exit_code);
   std::_Exit(exit_code);

@@ -1,5 +1,5 @@
-// Device buffers by NCCL: the same exchanges as MPI's, with ncclSend and ncclRecv in CUDA's default stream, where the caller's
-// AddInto runs too. ncclReduceScatter would sum in an order of its own.
+// Device buffers by NCCL: the same exchanges as MPI's, with ncclSend and ncclRecv in CUDA's default stream, where the
+// caller's AddInto runs too. ncclReduceScatter would sum in an order of its own.
 
 #ifdef LDMTUNE_HAVE_NCCL
 
@@ -80,7 +80,8 @@ class NcclCommunicator final : public Communicator {
     if (sent > 0)
       check_nccl(ncclSend(send, static_cast<std::size_t>(sent), ncclFloat32, partner, comm_, nullptr), "ncclSend");
     if (received > 0)
-      check_nccl(ncclRecv(receive, static_cast<std::size_t>(received), ncclFloat32, partner, comm_, nullptr), "ncclRecv");
+      check_nccl(ncclRecv(receive, static_cast<std::size_t>(received), ncclFloat32, partner, comm_, nullptr),
+                 "ncclRecv");
     check_nccl(ncclGroupEnd(), "ncclGroupEnd");
   }
 

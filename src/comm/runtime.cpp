@@ -9,8 +9,8 @@ namespace ldmtune::comm {
 
 namespace {
 
-/// One of several processes of a Slurm step. Without a PMI variable beside it, MPI_Init is left to explain what is missing: going
-/// on would start that many lone copies of the program on the same output folder.
+/// One of several processes of a Slurm step. Without a PMI variable beside it, MPI_Init is left to explain what is
+/// missing: going on would start that many lone copies of the program on the same output folder.
 bool is_one_of_many_slurm_tasks() {
   const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
   return tasks != nullptr && std::atoi(tasks) > 1 && std::getenv("SLURM_STEP_ID") != nullptr;
