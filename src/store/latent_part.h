@@ -20,9 +20,9 @@ enum class Split : std::uint8_t { train = 0, validation = 1, test = 2 };
 struct SampleRecord {
   std::uint64_t sample_id = 0;
   std::array<std::uint8_t, 32> image_sha256{};
-  std::uint8_t variant = 0;                    ///< 0 as is, 1 flipped
-  std::array<std::int32_t, 2> original_size{}; ///< width, height
-  std::array<std::int32_t, 4> crop{};          ///< left, top, width, height in the resized image
+  std::uint8_t variant = 0;                     ///< 0 as is, 1 flipped
+  std::array<std::int32_t, 2> original_size{};  ///< width, height
+  std::array<std::int32_t, 4> crop{};           ///< left, top, width, height in the resized image
   Split split = Split::train;
 };
 
@@ -42,10 +42,11 @@ struct BucketSize {
   friend auto operator<=>(const BucketSize&, const BucketSize&) = default;
 };
 
-/// Writes atomically.
+/// Writes atomically; the same rows give the same bytes. Every bucket has a row at least.
 void write_latent_part(const std::filesystem::path& file, const std::map<BucketSize, BucketRows>& buckets);
 
-/// An open part. Records are read at open; latents when asked for.
+/// An open part. Records are read at open; latents when asked for. Errors: InputError naming file, object and what was
+/// expected for anything damaged or foreign (compression, links out of the file, other types or shapes ...).
 class LatentPart {
  public:
   explicit LatentPart(const std::filesystem::path& file);
@@ -57,6 +58,10 @@ class LatentPart {
   const std::vector<SampleRecord>& records(const BucketSize& bucket) const;
   /// (2, C, h, w) f16: mean and std of one row. Errors: InputError naming file and row (a checksum mismatch too).
   at::Tensor read_latent(const BucketSize& bucket, std::int64_t row) const;
+  /// (C, h, w) of the bucket's latents.
+  std::vector<std::int64_t> latent_shape(const BucketSize& bucket) const;
+  /// (h, w) u8, or an undefined tensor where the bucket has no masks.
+  at::Tensor read_mask(const BucketSize& bucket, std::int64_t row) const;
 
  private:
   struct Impl;
