@@ -12,7 +12,8 @@ enum class PredictionType { epsilon, v_prediction };
 
 class NoiseSchedule {
  public:
-  /// beta_schedule linear | scaled_linear | squaredcos_cap_v2, trained_betas; absent keys as diffusers' DDPMScheduler defaults.
+  /// beta_schedule linear | scaled_linear | squaredcos_cap_v2, trained_betas, rescale_betas_zero_snr; absent keys as
+  /// diffusers' DDPMScheduler defaults. The config's class does not matter, nor do keys of sampling (clip_sample ...).
   /// Errors: InputError naming the key and value that is not known.
   explicit NoiseSchedule(const nlohmann::json& scheduler_config);
 
@@ -30,13 +31,19 @@ class NoiseSchedule {
   std::int64_t steps_offset() const { return steps_offset_; }
   bool set_alpha_to_one() const { return set_alpha_to_one_; }
   const std::string& timestep_spacing() const { return timestep_spacing_; }
+  /// False where timestep_spacing is a default: each sampler of diffusers has its own.
+  bool has_timestep_spacing() const { return has_timestep_spacing_; }
+  /// rescale_betas_zero_snr: alphas_cumprod ends at 0.
+  bool zero_terminal_snr() const { return zero_terminal_snr_; }
 
  private:
   at::Tensor alphas_cumprod_;
+  at::Tensor signal_, sigma_;  // f32 (num_train_timesteps): sqrt(a_t), sqrt(1 - a_t)
   PredictionType prediction_type_ = PredictionType::epsilon;
   std::int64_t steps_offset_ = 0;
   bool set_alpha_to_one_ = true;
   std::string timestep_spacing_ = "leading";
+  bool has_timestep_spacing_ = false, zero_terminal_snr_ = false;
 };
 
 /// Mean squared error per sample: prediction, target (B, C, h, w) -> f32 (B).

@@ -1,5 +1,6 @@
 #pragma once
-// Samplers: from noise to latents, one model call a step. Equal to diffusers' schedulers of the same name, step by step.
+// Samplers: from noise to latents, one model call a step. Equal to diffusers' schedulers of the same name, step by
+// step.
 
 #include <ATen/ATen.h>
 
@@ -27,6 +28,7 @@ class Sampler {
 };
 
 /// name: "ddim" (eta 0, no clipping) or "euler". Errors: InputError listing the names.
-std::unique_ptr<Sampler> make_sampler(const std::string& name, const NoiseSchedule& schedule, std::int64_t num_inference_steps);
+std::unique_ptr<Sampler> make_sampler(const std::string& name, const NoiseSchedule& schedule,
+                                      std::int64_t num_inference_steps);
 
 }  // namespace ldmtune::diffusion
