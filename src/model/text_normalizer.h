@@ -1,5 +1,6 @@
 #pragma once
-// CLIP's text cleaning and word splitting, on UTF-8. Unicode tables: libutf8proc (NFC, case) and PCRE2 (classes).
+// CLIP's text cleaning and word splitting, on UTF-8. Unicode tables: ICU's (NFC, case) and PCRE2's (classes); letters
+// and cases that Unicode gained after the installed library's version count as symbols without case.
 
 #include <memory>
 #include <string>
