@@ -22,8 +22,8 @@ const std::array<std::string, 256>& byte_characters();
 class BytePairEncoding {
  public:
   /// merges: pairs by falling priority. unknown_id stands for bytes that the vocabulary lacks; `source` names the
-  /// merges' file for errors. Errors: InputError for a merge whose halves or result are not in the vocabulary, and for a
-  /// vocabulary entry that no merge makes (a cut file), unless it is one of `whole_tokens`.
+  /// merges' file for errors. Errors: InputError for a merge whose halves or result are not in the vocabulary, and for
+  /// a vocabulary entry that no merge makes (a cut file), unless it is one of `whole_tokens`.
   BytePairEncoding(const Vocabulary& vocabulary, const std::vector<std::pair<std::string, std::string>>& merges,
                    const std::vector<std::string>& whole_tokens, std::int64_t unknown_id, const std::string& source);
 

@@ -20,14 +20,16 @@ class CLIPTokenizer {
   std::int64_t eos_token_id() const;
   std::int64_t pad_token_id() const;
   std::int64_t vocab_size() const;
-  /// 77 for SD; from tokenizer_config.json where it is there (never above the text encoder's positions; base_model sees to that).
+  /// 77 for SD; from tokenizer_config.json where it is there (never above the text encoder's positions; base_model sees
+  /// to that).
   std::int64_t model_max_length() const;
 
   /// BPE tokens of the text without special tokens, of any length.
   std::vector<std::int64_t> tokenize(const std::string& text) const;
 
   struct Encoded {
-    std::vector<std::int64_t> input_ids;  ///< max_chunks * model_max_length ids: per chunk bos, up to model_max_length - 2 tokens, eos, padding
+    std::vector<std::int64_t> input_ids;  ///< max_chunks * model_max_length ids: per chunk bos, up to model_max_length
+                                          ///< - 2 tokens, eos, padding
     bool truncated = false;               ///< tokens did not fit and were dropped
   };
   Encoded encode(const std::string& text, std::int64_t model_max_length, std::int64_t max_chunks = 1) const;

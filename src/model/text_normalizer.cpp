@@ -18,7 +18,8 @@ namespace ldmtune::model {
 namespace {
 
 // Unicode's White_Space property, spelled out: PCRE2's \s also counts U+180E.
-#define LDMTUNE_WHITE_SPACE R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})"
+#define LDMTUNE_WHITE_SPACE \
+  R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})"
 constexpr char kWordPattern[] =
     R"(<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}++|\p{N}|[^)" LDMTUNE_WHITE_SPACE
     R"(\p{L}\p{N}]++)";

@@ -101,7 +101,9 @@ TokenizerFiles read_tokenizer_files(const fs::path& folder) {
     read_tokenizer_json(fast, files);
   } else {
     fail_input(folder.string(), ": expected vocab.json and merges.txt, or tokenizer.json; found ",
-               fs::exists(vocabulary) ? "vocab.json" : fs::exists(merges) ? "merges.txt" : "none of them",
+               fs::exists(vocabulary) ? "vocab.json"
+               : fs::exists(merges)   ? "merges.txt"
+                                      : "none of them",
                fs::exists(vocabulary) || fs::exists(merges) ? " only" : "");
   }
   read_special_tokens(folder, files);

@@ -1,5 +1,6 @@
-// model_tokenizer_tool FOLDER MODEL_MAX_LENGTH MAX_CHUNKS: reads a JSON list of texts from standard input, writes a JSON
-// object: the tokenizer's ids and, for each text, its tokens and encoding. Bad input: message on standard error, exit 2.
+// model_tokenizer_tool FOLDER MODEL_MAX_LENGTH MAX_CHUNKS: reads a JSON list of texts from standard input, writes a
+// JSON object: the tokenizer's ids and, for each text, its tokens and encoding. Bad input: message on standard error,
+// exit 2.
 
 #include <iostream>
 #include <nlohmann/json.hpp>

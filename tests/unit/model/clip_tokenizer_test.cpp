@@ -175,8 +175,13 @@ TEST_F(CLIPTokenizerTest, LongWordsTakeLittleTime) {
 
 TEST_F(CLIPTokenizerTest, RefusesWhatIsNoText) {
   const CLIPTokenizer tokenizer = open();
-  const std::vector<std::string> bad = {"\xff",         "a\xc3",         "\xc0\x80",         "\xed\xa0\x80",
-                                        "\xf4\x90\x80\x80", "\x80 continuation", std::string("a\0b", 3),
+  const std::vector<std::string> bad = {"\xff",
+                                        "a\xc3",
+                                        "\xc0\x80",
+                                        "\xed\xa0\x80",
+                                        "\xf4\x90\x80\x80",
+                                        "\x80 continuation",
+                                        std::string("a\0b", 3),
                                         std::string(kMaxTextBytes + 1, 'a')};
   for (const std::string& text : bad) EXPECT_THROW(tokenizer.tokenize(text), InputError) << text.substr(0, 20);
   EXPECT_THROW(tokenizer.encode("\xff", 77), InputError);
