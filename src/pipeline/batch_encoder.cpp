@@ -16,7 +16,8 @@ void expect_finite(const at::Tensor& latents, std::span<const ScannedImage> imag
   for (std::size_t i = 0; i < images.size(); ++i) {
     const at::Tensor rows = finite.narrow(0, static_cast<std::int64_t>(i) * variants, variants);
     if (!rows.all().item<bool>()) {
-      fail_input(images[i].entry.file.string(), ": its latents are not finite in fp16 (at most 65504); is this the right VAE?");
+      fail_input(images[i].entry.file.string(),
+                 ": its latents are not finite in fp16 (at most 65504); is this the right VAE?");
     }
   }
 }

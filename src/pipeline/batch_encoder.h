@@ -14,7 +14,8 @@
 
 namespace ldmtune::pipeline {
 
-/// What encoding gives for n images of `variants` variants each; rows are (image 0, variant 0), (image 0, variant 1), ...
+/// What encoding gives for n images of `variants` variants each; rows are (image 0, variant 0), (image 0, variant 1),
+/// ...
 struct EncodedBatch {
   at::Tensor latent_mean;  ///< (n * variants, C, h, w) f16, unscaled
   at::Tensor latent_std;   ///< (n * variants, C, h, w) f16

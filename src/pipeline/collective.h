@@ -1,6 +1,6 @@
 #pragma once
-// Work that every rank does a share of, and that ends the same way on every rank: an error on one must neither leave the
-// others waiting nor keep rank 0 from removing what was written so far.
+// Work that every rank does a share of, and that ends the same way on every rank: an error on one must neither leave
+// the others waiting nor keep rank 0 from removing what was written so far.
 
 #include <functional>
 #include <string>

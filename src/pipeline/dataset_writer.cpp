@@ -24,19 +24,23 @@ constexpr const char* kOriginKeys[] = {"images", "resolution", "random_flip"};
 
 void PartialFolder::expect_free(const fs::path& output) {
   if (fs::symlink_status(without_trailing_slash(output)).type() != fs::file_type::not_found) {
-    fail_input("output: ", output.string(), " is there already and is not written over; remove it or name another folder");
+    fail_input("output: ", output.string(),
+               " is there already and is not written over; remove it or name another folder");
   }
   const fs::path partial = partial_of(output);
   if (fs::symlink_status(partial).type() != fs::file_type::not_found) {
-    fail_input("output: ", partial.string(), " is there: another prepare is writing it, or one was killed; if none runs, remove it");
+    fail_input("output: ", partial.string(),
+               " is there: another prepare is writing it, or one was killed; if none runs, remove it");
   }
   for (fs::path above = fs::absolute(output).parent_path(); !above.empty(); above = above.parent_path()) {
     if (fs::is_directory(above)) break;
-    if (fs::exists(above)) fail_input("output: ", above.string(), " is no folder, so ", output.string(), " cannot lie in it");
+    if (fs::exists(above))
+      fail_input("output: ", above.string(), " is no folder, so ", output.string(), " cannot lie in it");
   }
 }
 
-PartialFolder::PartialFolder(const fs::path& output) : output_(without_trailing_slash(output)), partial_(partial_of(output)) {
+PartialFolder::PartialFolder(const fs::path& output)
+    : output_(without_trailing_slash(output)), partial_(partial_of(output)) {
   const fs::path parent = fs::absolute(partial_).parent_path();
   for (fs::path above = parent; !fs::exists(above); above = above.parent_path()) first_created_ = above;
   std::error_code error;

@@ -36,14 +36,17 @@ class PartialFolder {
   bool committed_ = false;
 };
 
-/// Collects samples of one bucket in order of sample_id and writes a part whenever one is full. It holds one part in memory.
+/// Collects samples of one bucket in order of sample_id and writes a part whenever one is full. It holds one part in
+/// memory.
 class PartWriter {
  public:
   PartWriter(std::filesystem::path folder, store::BucketSize bucket, std::uint64_t samples_per_part);
 
   /// latent_mean, latent_std (N, C, h, w) f16, one row a record.
-  void append(const std::vector<store::SampleRecord>& records, const at::Tensor& latent_mean, const at::Tensor& latent_std);
-  /// Writes the part if it is full, or, with `last`, if it holds anything. Append never overfills: it must be called in between.
+  void append(const std::vector<store::SampleRecord>& records, const at::Tensor& latent_mean,
+              const at::Tensor& latent_std);
+  /// Writes the part if it is full, or, with `last`, if it holds anything. Append never overfills: it must be called in
+  /// between.
   void flush(bool last = false);
   const std::vector<data::DatasetIndex::Part>& parts() const { return parts_; }
 
@@ -56,8 +59,10 @@ class PartWriter {
   std::vector<data::DatasetIndex::Part> parts_;
 };
 
-/// write_dataset_index, plus what the dataset was made of ("images", "resolution", "random_flip"): kept for people and for --captions_only.
-void write_index_with_origin(const std::filesystem::path& folder, const data::DatasetIndex& index, const nlohmann::json& origin);
+/// write_dataset_index, plus what the dataset was made of ("images", "resolution", "random_flip"): kept for people and
+/// for --captions_only.
+void write_index_with_origin(const std::filesystem::path& folder, const data::DatasetIndex& index,
+                             const nlohmann::json& origin);
 /// Those entries of an index.json; empty where there are none.
 nlohmann::json read_origin(const std::filesystem::path& folder);
 

@@ -99,8 +99,8 @@ void write_index(const std::filesystem::path& folder, const Plan& plan, std::vec
                            {"random_flip", plan.config.random_flip}});
 }
 
-/// Ranks take batches in turn; after each round rank 0 has all of them in order and writes parts as they fill. A round's
-/// rows are written inside the next round's work, so that a full disk ends all ranks alike.
+/// Ranks take batches in turn; after each round rank 0 has all of them in order and writes parts as they fill. A
+/// round's rows are written inside the next round's work, so that a full disk ends all ranks alike.
 void encode_and_write(const Plan& plan, comm::Communicator& comm) {
   const bool root = comm.rank() == 0;
   const auto ranks = static_cast<std::size_t>(comm.size());
@@ -113,7 +113,8 @@ void encode_and_write(const Plan& plan, comm::Communicator& comm) {
   run_together(comm, [&] {
     if (!root) return;
     folder.emplace(config.output);
-    writer.emplace(folder->path(), plan.bucket, static_cast<std::uint64_t>(config.images_per_part * encoder.variants()));
+    writer.emplace(folder->path(), plan.bucket,
+                   static_cast<std::uint64_t>(config.images_per_part * encoder.variants()));
   });
   const auto images_of = [&](const BatchRange& range) {
     return std::span(plan.images).subspan(range.begin, range.end - range.begin);
@@ -127,7 +128,8 @@ void encode_and_write(const Plan& plan, comm::Communicator& comm) {
       const BatchRange range = batches[written++];
       const EncodedBatch batch = encoder.from_bytes(bytes, static_cast<std::int64_t>(range.end - range.begin));
       const auto splits = std::span(plan.splits).subspan(range.begin, range.end - range.begin);
-      writer->append(make_records(batch, images_of(range), splits, encoder.variants()), batch.latent_mean, batch.latent_std);
+      writer->append(make_records(batch, images_of(range), splits, encoder.variants()), batch.latent_mean,
+                     batch.latent_std);
       writer->flush(range.end == plan.images.size());
     }
   };

@@ -13,7 +13,7 @@
 namespace ldmtune::pipeline {
 
 struct PreparedImage {
-  at::Tensor pixels;                           ///< f32 (3, H, W) in [-1, 1], resized with antialiasing and centre cropped
+  at::Tensor pixels;  ///< f32 (3, H, W) in [-1, 1], resized with antialiasing and centre cropped
   std::array<std::int32_t, 2> original_size{};
   std::array<std::int32_t, 4> crop{};
 };
@@ -24,8 +24,8 @@ struct PrepareResult {
   std::uint64_t images = 0, samples = 0, skipped = 0;
   double seconds = 0;
 };
-/// Encodes config.images with the base's VAE into config.output, ranks sharing the images; byte-equal for any number of ranks.
-/// Written as OUTPUT.partial and renamed at the end; on error nothing is left behind.
+/// Encodes config.images with the base's VAE into config.output, ranks sharing the images; byte-equal for any number of
+/// ranks. Written as OUTPUT.partial and renamed at the end; on error nothing is left behind.
 PrepareResult prepare_dataset(const PrepareConfig& config, comm::Communicator& comm);
 
 /// `prepare --captions_only`: rereads captions for the same images and rewrites captions.jsonl and index.json.

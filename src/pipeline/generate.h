@@ -18,11 +18,11 @@ namespace ldmtune::pipeline {
 struct GenerateRequest {
   std::string prompt;
   std::string negative_prompt;
-  std::uint64_t seed = 0;         ///< initial noise: RandomStream{seed, initial_latent, 0, index}
+  std::uint64_t seed = 0;  ///< initial noise: RandomStream{seed, initial_latent, 0, index}
   std::uint64_t index = 0;
   std::int64_t width = 0, height = 0;  ///< pixels; 0: the base's sample size
   std::int64_t num_inference_steps = 30;
-  double guidance_scale = 7.5;    ///< 1: without guidance
+  double guidance_scale = 7.5;  ///< 1: without guidance
   std::string sampler = "ddim";
 };
 

@@ -18,8 +18,8 @@ PreparedImage load_and_crop(const std::filesystem::path& file, std::int64_t reso
   const std::int64_t resized_width = std::max(resolution, resolution * width / shorter);
   constexpr std::int64_t kLongestSide = 1 << 16;
   if (std::max(resized_height, resized_width) > kLongestSide) {
-    fail_input(file.string(), ": an image of ", width, "x", height, " pixels is too narrow to be cropped to a square of ",
-               resolution);
+    fail_input(file.string(), ": an image of ", width, "x", height,
+               " pixels is too narrow to be cropped to a square of ", resolution);
   }
   if (resized_height != height || resized_width != width) {
     image = at::_upsample_bilinear2d_aa(image.contiguous(), {resized_height, resized_width}, /*align_corners=*/false)

@@ -42,7 +42,8 @@ std::vector<data::ImageEntry> checked_entries(const PrepareConfig& config, comm:
     if (entries.empty()) fail_input(config.images.string(), ": no images (png, jpg, jpeg, webp) in this folder");
     for (const data::ImageEntry& entry : entries) {
       if (entry.text.find_first_not_of(" \t\r\n") != std::string::npos) continue;
-      fail_input(entry.file.string(), ": caption missing; give it one in metadata.jsonl, in a .txt or .caption file beside it, "
+      fail_input(entry.file.string(),
+                 ": caption missing; give it one in metadata.jsonl, in a .txt or .caption file beside it, "
                  "or in its file name");
     }
   });
@@ -52,7 +53,8 @@ std::vector<data::ImageEntry> checked_entries(const PrepareConfig& config, comm:
 std::vector<bool> images_taken(const std::vector<data::ImageEntry>& entries, const PrepareConfig& config) {
   std::vector<bool> taken(entries.size(), true);
   if (!config.known_only) return taken;
-  std::transform(entries.begin(), entries.end(), taken.begin(), [](const auto& entry) { return entry.known.value_or(false); });
+  std::transform(entries.begin(), entries.end(), taken.begin(),
+                 [](const auto& entry) { return entry.known.value_or(false); });
   if (std::find(taken.begin(), taken.end(), true) == taken.end()) {
     fail_input("known_only: no line of ", (config.images / "metadata.jsonl").string(), " says \"known\": true");
   }
@@ -73,7 +75,8 @@ PrepareBase load_prepare_base(const PrepareConfig& config, comm::Communicator& c
     return nlohmann::json{{"base", base.sha256}, {"vae", base.vae_sha256}, {"resolution", resolution}}.dump();
   });
   run_together(comm, [&] {
-    const model::BaseModelOptions options{.variant = config.variant, .device = choose_device("auto", comm), .unet = false, .text = false};
+    const model::BaseModelOptions options{
+        .variant = config.variant, .device = choose_device("auto", comm), .unet = false, .text = false};
     result.vae = std::move(model::load_base_model(config.base, options).vae);
   });
   const auto parsed = nlohmann::json::parse(facts);

@@ -29,7 +29,8 @@ std::vector<bool> images_taken(const std::vector<data::ImageEntry>& entries, con
 /// Errors: InputError if the resolution does not fit the VAE.
 PrepareBase load_prepare_base(const PrepareConfig& config, comm::Communicator& comm);
 
-/// Unreadable images: InputError that lists all, or with skip_bad a warning each. Equal files: a warning. Warnings if `loud`.
+/// Unreadable images: InputError that lists all, or with skip_bad a warning each. Equal files: a warning. Warnings if
+/// `loud`.
 void report_bad_images(const ScanResult& scan, const PrepareConfig& config, bool loud);
 
 }  // namespace ldmtune::pipeline

@@ -25,7 +25,8 @@ struct ScanResult {
 
 /// Decodes and hashes every image, the ranks sharing them; all ranks get the whole result. The index of an image is its
 /// place in `entries`; those for which `taken` is false are left out.
-ScanResult scan_images(const std::vector<data::ImageEntry>& entries, const std::vector<bool>& taken, comm::Communicator& comm);
+ScanResult scan_images(const std::vector<data::ImageEntry>& entries, const std::vector<bool>& taken,
+                       comm::Communicator& comm);
 
 /// The names of files whose content is equal, one line for each such set; empty if there are none.
 std::vector<std::string> equal_files(const std::vector<ScannedImage>& images);

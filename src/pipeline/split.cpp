@@ -30,13 +30,14 @@ store::Split parse_split(const SplitCandidate& image) {
   fail_input(image.source, ": split must be train, validation or test, found \"", *image.split, "\" in the metadata");
 }
 
-/// Units in order of their lowest hash; files of equal content without a group are one. What metadata says of one image of a
-/// group holds for all of it; of one of several equal files, for those that metadata says nothing of.
+/// Units in order of their lowest hash; files of equal content without a group are one. What metadata says of one image
+/// of a group holds for all of it; of one of several equal files, for those that metadata says nothing of.
 std::vector<Unit> make_units(const std::vector<SplitCandidate>& images) {
   std::map<std::pair<bool, std::string>, Unit> units;  // key: (has a group, its name or the hash)
   for (std::size_t i = 0; i < images.size(); ++i) {
     const SplitCandidate& image = images[i];
-    const std::string key = image.group ? *image.group : std::string(image.image_sha256.begin(), image.image_sha256.end());
+    const std::string key =
+        image.group ? *image.group : std::string(image.image_sha256.begin(), image.image_sha256.end());
     Unit& unit = units[{image.group.has_value(), key}];
     if (unit.images.empty() || image.image_sha256 < unit.lowest_hash) unit.lowest_hash = image.image_sha256;
     unit.images.push_back(i);

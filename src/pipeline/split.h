@@ -14,10 +14,10 @@ namespace ldmtune::pipeline {
 
 /// What decides an image's split.
 struct SplitCandidate {
-  std::string source;                            ///< for errors
-  std::array<std::uint8_t, 32> image_sha256{};   ///< of the file
-  std::optional<std::string> split;              ///< from metadata
-  std::optional<std::string> group;              ///< images of one group never straddle splits
+  std::string source;                           ///< for errors
+  std::array<std::uint8_t, 32> image_sha256{};  ///< of the file
+  std::optional<std::string> split;             ///< from metadata
+  std::optional<std::string> group;             ///< images of one group never straddle splits
 };
 
 /// How many images the validation and test splits should hold; -1: 5%, at least one from eight images on.
@@ -29,7 +29,8 @@ struct SplitSizes {
 /// One split an image. Metadata's split stands, for the image's whole group. The others are taken in order of their
 /// group's lowest hash (files of equal content count as one group) into validation until it holds its number, images
 /// that metadata put there included, then into test, then into train.
-/// Errors: InputError for a group that metadata puts into two splits, an unknown split, or sizes that leave nothing to train on.
+/// Errors: InputError for a group that metadata puts into two splits, an unknown split, or sizes that leave nothing to
+/// train on.
 std::vector<store::Split> assign_splits(const std::vector<SplitCandidate>& images, const SplitSizes& sizes);
 
 }  // namespace ldmtune::pipeline

@@ -1,5 +1,6 @@
 #pragma once
-// Prompts -> context, with a cache: each distinct caption is tokenized once and, while the text encoder is frozen, encoded once.
+// Prompts -> context, with a cache: each distinct caption is tokenized once and, while the text encoder is frozen,
+// encoded once.
 
 #include <ATen/ATen.h>
 
@@ -21,8 +22,8 @@ class PromptEncoder {
 
   /// i64 (B, max_chunks * model_max_length).
   at::Tensor input_ids(const std::vector<std::string>& prompts);
-  /// (B, T, D): chunks encoded separately and concatenated; no gradient; each prompt encoded alone (batch of 1), so that a
-  /// context's bits do not depend on its neighbours.
+  /// (B, T, D): chunks encoded separately and concatenated; no gradient; each prompt encoded alone (batch of 1), so
+  /// that a context's bits do not depend on its neighbours.
   at::Tensor encode(const std::vector<std::string>& prompts);
   /// Distinct prompts so far that lost tokens to truncation.
   std::size_t truncated() const { return truncated_; }

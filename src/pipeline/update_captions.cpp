@@ -10,7 +10,8 @@
 namespace ldmtune::pipeline {
 
 void update_captions(const PrepareConfig& config) {
-  if (config.output.empty()) fail_input("option output is missing: give --output FOLDER, the dataset whose captions to reread");
+  if (config.output.empty())
+    fail_input("option output is missing: give --output FOLDER, the dataset whose captions to reread");
   data::DatasetIndex index = data::read_dataset_index(config.output);
   const nlohmann::json origin = read_origin(config.output);
   const std::filesystem::path images = config.images.empty() ? origin.value("images", "") : config.images.string();
@@ -23,7 +24,8 @@ void update_captions(const PrepareConfig& config) {
   for (data::Caption& caption : captions) {
     const auto found = texts.find(caption.source);
     if (found == texts.end()) {
-      fail_input((images / caption.source).string(), ": image of ", config.output.string(), " not found; give --images the folder "
+      fail_input((images / caption.source).string(), ": image of ", config.output.string(),
+                 " not found; give --images the folder "
                  "that the dataset was made of, with the same file names");
     }
     if (found->second.find_first_not_of(" \t\r\n") == std::string::npos) {
