@@ -3,9 +3,11 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <iostream>
 #include <map>
+#include <thread>
 
 #include "cli/commands.h"
 #include "core/log.h"
@@ -31,18 +33,22 @@ const std::map<std::string, Command>& commands() {
 }
 
 void print_usage(std::ostream& out) {
-  out << "ldmtune fine-tunes latent diffusion models on clusters.\n\nUsage: ldmtune COMMAND [OPTIONS]   (ldmtune COMMAND --help explains one)\n\n";
+  out << "ldmtune fine-tunes latent diffusion models on clusters.\n\nUsage: ldmtune COMMAND [OPTIONS]   (ldmtune "
+         "COMMAND --help explains one)\n\n";
   for (const auto& [name, command] : commands()) {
     out << "  " << name << std::string(10 - name.size(), ' ') << command.summary << '\n';
   }
   out << "\nA first run:\n"
          "  ldmtune prepare --base datasets/emoji-base --images datasets/emoji/pencil --output pencil.latents\n"
          "  mpirun -n 2 ldmtune train --config jobs/hypernetwork-emoji.cfg\n"
-         "  ldmtune sample --base datasets/emoji-base --hypernetwork best.pt --prompt \"rocket, pencil\" --output rocket.png\n\n"
+         "  ldmtune sample --base datasets/emoji-base --hypernetwork best.pt --prompt \"rocket, pencil\" --output "
+         "rocket.png\n\n"
          "Exit codes: 0 done, 1 failed, 2 bad usage or input, 85 interrupted with a checkpoint written.\n";
 }
 
 void report(comm::Communicator& comm, const std::string& message) {
+  // Ranks mostly fail alike: rank 0 says it once and ends the job before the others repeat it.
+  if (comm.rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
   LDMTUNE_LOG(error) << "ldmtune: error" << (comm.size() > 1 ? cat(" on rank ", comm.rank()) : "") << ": " << message;
 }
 

@@ -11,11 +11,13 @@ namespace {
 
 constexpr const char* kIntroduction =
     "Usage: [mpirun -n RANKS] ldmtune train --config FILE [--section.option VALUE ...]\n\n"
-    "Trains on a dataset folder (see ldmtune prepare) and writes a run folder: checkpoints, metrics.csv, validation.csv,\n"
+    "Trains on a dataset folder (see ldmtune prepare) and writes a run folder: checkpoints, metrics.csv, "
+    "validation.csv,\n"
     "sample grids, result.json. The same configuration gives the same weights on any number of ranks. Options on the\n"
     "command line override those of the file; all may stand in either. Interrupted (Ctrl-C, SIGTERM, SIGUSR2,\n"
     "train.stop_after) it writes a checkpoint and exits with 85; --train.resume_from_checkpoint latest goes on.\n\n"
-    "  ldmtune train --config jobs/hypernetwork-emoji.cfg --hypernetwork.layer_structure 1,2,4,2,1\n\nOptions [default]:\n"
+    "  ldmtune train --config jobs/hypernetwork-emoji.cfg --hypernetwork.layer_structure 1,2,4,2,1\n\nOptions "
+    "[default]:\n"
     "  --config <file>\n      Config file: lines 'option = value' under [section] headings\n";
 
 }  // namespace
@@ -30,7 +32,8 @@ ExitCode run_train(const Arguments& arguments, comm::Communicator& comm) {
   }
   const CommandLine line = parse_command_line(arguments);
   if (!line.positional.empty()) {
-    fail_input("train: unexpected argument '", line.positional.front(), "'; options are given as --section.option VALUE");
+    fail_input("train: unexpected argument '", line.positional.front(),
+               "'; options are given as --section.option VALUE");
   }
   for (const OptionSetting& setting : line.settings) {
     if (setting.name == "config") table.set(read_config_file(setting.text));

@@ -5,34 +5,48 @@ namespace {
 
 void declare_data(OptionTable& t, DataConfig& c) {
   t.add("data.seed", c.seed, "", "Seed of the order of buckets and, with train.seed, of samples");
-  t.add("data.subset", c.subset, "images", "Train on this many images of the training split (0: all); larger subsets contain smaller ones");
+  t.add("data.subset", c.subset, "images",
+        "Train on this many images of the training split (0: all); larger subsets contain smaller ones");
   t.add("data.subset_seed", c.subset_seed, "", "Seed that decides which images a subset takes");
   t.add("data.latent_sampling", c.latent_sampling, "",
-        "once: one posterior sample per image; deterministic: the posterior's mean; random: a fresh posterior sample each time");
+        "once: one posterior sample per image; deterministic: the posterior's mean; random: a fresh posterior sample "
+        "each time");
 }
 
 void declare_train(OptionTable& t, RunConfig& c) {
   t.add("train.seed", c.seed, "", "Seed of initial weights, noise, timesteps, order and dropout");
   t.add("train.max_train_steps", c.max_train_steps, "updates", "Train for this many optimizer updates");
-  t.add("train.num_train_epochs", c.num_train_epochs, "epochs", "If above 0, train for this many passes over the data instead of max_train_steps");
-  t.add("train.global_batch_size", c.global_batch_size, "samples", "Samples of one update over all ranks; divided by micro_batch_size it gives the leaves, a power of two");
-  t.add("train.micro_batch_size", c.micro_batch_size, "samples", "Samples that go through the model together; changes the bits of a run, the number of ranks does not");
-  t.add("train.max_grad_norm", c.max_grad_norm, "", "Clip the gradient's norm to this (0: off); may be a schedule \"1.0:100, 0.1\"");
-  t.add("train.max_grad_value", c.max_grad_value, "", "Clip each gradient element to +- this (0: off); may be a schedule");
-  t.add("train.checkpointing_steps", c.checkpointing_steps, "updates", "Write a checkpoint every so many updates (0: only at the end)");
-  t.add("train.checkpoints_total_limit", c.checkpoints_total_limit, "checkpoints", "Keep at most this many, the newest and the best (0: all)");
-  t.add("train.resume_from_checkpoint", c.resume_from_checkpoint, "", "Path of a checkpoint, or latest: go on from the newest in the output folder, or start if there is none");
-  t.add("train.stop_after", c.stop_after, "updates", "Checkpoint after this many updates of this process and exit with 85 (0: off)");
-  t.add("train.mixed_precision", c.mixed_precision, "", "no: fp32; bf16: the frozen model computes in bfloat16, weights and gradients stay fp32");
+  t.add("train.num_train_epochs", c.num_train_epochs, "epochs",
+        "If above 0, train for this many passes over the data instead of max_train_steps");
+  t.add("train.global_batch_size", c.global_batch_size, "samples",
+        "Samples of one update over all ranks; divided by micro_batch_size it gives the leaves, a power of two");
+  t.add("train.micro_batch_size", c.micro_batch_size, "samples",
+        "Samples that go through the model together; changes the bits of a run, the number of ranks does not");
+  t.add("train.max_grad_norm", c.max_grad_norm, "",
+        "Clip the gradient's norm to this (0: off); may be a schedule \"1.0:100, 0.1\"");
+  t.add("train.max_grad_value", c.max_grad_value, "",
+        "Clip each gradient element to +- this (0: off); may be a schedule");
+  t.add("train.checkpointing_steps", c.checkpointing_steps, "updates",
+        "Write a checkpoint every so many updates (0: only at the end)");
+  t.add("train.checkpoints_total_limit", c.checkpoints_total_limit, "checkpoints",
+        "Keep at most this many, the newest and the best (0: all)");
+  t.add("train.resume_from_checkpoint", c.resume_from_checkpoint, "",
+        "Path of a checkpoint, or latest: go on from the newest in the output folder, or start if there is none");
+  t.add("train.stop_after", c.stop_after, "updates",
+        "Checkpoint after this many updates of this process and exit with 85 (0: off)");
+  t.add("train.mixed_precision", c.mixed_precision, "",
+        "no: fp32; bf16: the frozen model computes in bfloat16, weights and gradients stay fp32");
   t.add("train.device", c.device, "", "auto | cpu | cuda; with cuda a rank takes the GPU of its local rank");
-  t.add("train.trace", c.trace, "", "Write an HDF5 audit trace to this file, from which another program can recompute the steps");
+  t.add("train.trace", c.trace, "",
+        "Write an HDF5 audit trace to this file, from which another program can recompute the steps");
   t.add("train.trace_steps", c.trace_steps, "updates", "How many updates the trace holds");
   t.add("train.log_steps", c.log_steps, "updates", "A row of metrics.csv every so many updates");
 }
 
 void declare_optim(OptionTable& t, OptimConfig& c) {
   t.add("optim.optimizer", c.optimizer, "", "adamw");
-  t.add("optim.learning_rate", c.learning_rate, "", "A number, or AUTOMATIC1111's schedule \"5e-3:100, 1e-3:1000, 1e-5\" (training stops at the last step named)");
+  t.add("optim.learning_rate", c.learning_rate, "",
+        "A number, or AUTOMATIC1111's schedule \"5e-3:100, 1e-3:1000, 1e-5\" (training stops at the last step named)");
   t.add("optim.lr_scheduler", c.lr_scheduler, "", "constant | constant_with_warmup | linear | cosine, as in diffusers");
   t.add("optim.lr_warmup_steps", c.lr_warmup_steps, "updates", "Linear warm-up of the learning rate");
   t.add("optim.adam_beta1", c.adam_beta1, "", "Decay of AdamW's first moment");
@@ -43,29 +57,41 @@ void declare_optim(OptionTable& t, OptimConfig& c) {
 
 void declare_hypernetwork(OptionTable& t, HypernetworkConfig& c) {
   t.add("hypernetwork.name", c.name, "", "Name that the web UI shows (default: the output folder's)");
-  t.add("hypernetwork.layer_structure", c.layer_structure, "widths", "Width of each layer relative to the context: 1,2,1 is two fully connected layers with a 2x middle");
-  t.add("hypernetwork.activation", c.activation, "", "linear | relu | leakyrelu | elu | swish | tanh | sigmoid | any torch.nn activation in lower case");
-  t.add("hypernetwork.weight_init", c.weight_init, "", "Normal | XavierUniform | XavierNormal | KaimingUniform | KaimingNormal");
+  t.add("hypernetwork.layer_structure", c.layer_structure, "widths",
+        "Width of each layer relative to the context: 1,2,1 is two fully connected layers with a 2x middle");
+  t.add("hypernetwork.activation", c.activation, "",
+        "linear | relu | leakyrelu | elu | swish | tanh | sigmoid | any torch.nn activation in lower case");
+  t.add("hypernetwork.weight_init", c.weight_init, "",
+        "Normal | XavierUniform | XavierNormal | KaimingUniform | KaimingNormal");
   t.add("hypernetwork.layer_norm", c.layer_norm, "", "Layer norm after every fully connected layer");
   t.add("hypernetwork.layer_norm_init", c.layer_norm_init, "",
-        "a1111: norm weights drawn like the others; ones; zero_last: ones inside, zero at the last, so that training starts at the base itself");
+        "a1111: norm weights drawn like the others; ones; zero_last: ones inside, zero at the last, so that training "
+        "starts at the base itself");
   t.add("hypernetwork.activate_output", c.activate_output, "", "Activation after the last layer too");
-  t.add("hypernetwork.dropout_structure", c.dropout_structure, "probabilities", "Dropout for each entry of layer_structure, e.g. 0,0.3,0 (empty: none)");
-  t.add("hypernetwork.widths", c.widths, "features", "Context widths that get networks (empty: all that the base has; SD 1: 320,640,768,1280)");
+  t.add("hypernetwork.dropout_structure", c.dropout_structure, "probabilities",
+        "Dropout for each entry of layer_structure, e.g. 0,0.3,0 (empty: none)");
+  t.add("hypernetwork.widths", c.widths, "features",
+        "Context widths that get networks (empty: all that the base has; SD 1: 320,640,768,1280)");
 }
 
 void declare_caption(OptionTable& t, CaptionConfig& c) {
-  t.add("caption.template", c.template_text, "", "A template with [filewords] and [name], or a file with one a line (empty: the caption itself)");
+  t.add("caption.template", c.template_text, "",
+        "A template with [filewords] and [name], or a file with one a line (empty: the caption itself)");
   t.add("caption.name", c.name, "", "What [name] stands for");
   t.add("caption.dropout", c.dropout, "probability", "Replace the caption by the empty one with this probability");
-  t.add("caption.max_chunks", c.max_chunks, "chunks", "Chunks of 75 tokens (model_max_length - 2); every prompt is padded to all of them");
+  t.add("caption.max_chunks", c.max_chunks, "chunks",
+        "Chunks of 75 tokens (model_max_length - 2); every prompt is padded to all of them");
 }
 
 void declare_validation(OptionTable& t, ValidationConfig& c) {
-  t.add("validation.steps", c.steps, "updates", "Measure the held-out loss every so many updates, at 0 and at the end (0: only those two)");
-  t.add("validation.seed", c.seed, "", "Seed of the fixed noise; with the image's hash it decides it, so every run meets the same");
-  t.add("validation.adjacent", c.adjacent, "", "A dataset of neighbouring concepts: its validation split measures forgetting");
-  t.add("validation.timesteps", c.timesteps, "timesteps", "Fixed timesteps per image, evenly spaced over the schedule; a multiple of 4");
+  t.add("validation.steps", c.steps, "updates",
+        "Measure the held-out loss every so many updates, at 0 and at the end (0: only those two)");
+  t.add("validation.seed", c.seed, "",
+        "Seed of the fixed noise; with the image's hash it decides it, so every run meets the same");
+  t.add("validation.adjacent", c.adjacent, "",
+        "A dataset of neighbouring concepts: its validation split measures forgetting");
+  t.add("validation.timesteps", c.timesteps, "timesteps",
+        "Fixed timesteps per image, evenly spaced over the schedule; a multiple of 4");
   t.add("validation.batch_size", c.batch_size, "samples", "Fixed width of a validation batch (padded)");
   t.add("validation.max_images", c.max_images, "images", "At most this many images of each kind (0: all)");
 }
@@ -73,7 +99,8 @@ void declare_validation(OptionTable& t, ValidationConfig& c) {
 void declare_sample(OptionTable& t, SampleConfig& c) {
   t.add("sample.steps", c.steps, "updates", "A grid of pictures every so many updates and at the end (0: none)");
   t.add("sample.prompts", c.prompts, "", "Prompts of the grid, separated by |");
-  t.add("sample.heldout_prompts", c.heldout_prompts, "prompts", "Without sample.prompts: captions of this many validation images");
+  t.add("sample.heldout_prompts", c.heldout_prompts, "prompts",
+        "Without sample.prompts: captions of this many validation images");
   t.add("sample.negative_prompt", c.negative_prompt, "", "What guidance leads away from");
   t.add("sample.seed", c.seed, "", "Seed of the initial noise");
   t.add("sample.num_inference_steps", c.num_inference_steps, "steps", "Sampler steps");
@@ -101,13 +128,16 @@ void declare(OptionTable& t, TrainConfig& c) {
 void declare(OptionTable& t, PrepareConfig& c) {
   t.add("base", c.base, "", "Base model whose VAE encodes, a folder in the diffusers layout");
   t.add("variant", c.variant, "", "Weight files' variant, e.g. fp16");
-  t.add("images", c.images, "", "Folder of PNG, JPEG or WebP images with metadata.jsonl, or NAME.txt / NAME.caption beside each");
+  t.add("images", c.images, "",
+        "Folder of PNG, JPEG or WebP images with metadata.jsonl, or NAME.txt / NAME.caption beside each");
   t.add("output", c.output, "", "Dataset folder to write");
-  t.add("resolution", c.resolution, "pixels", "Side of the square that images are resized and cropped to (0: what the base was trained at)");
+  t.add("resolution", c.resolution, "pixels",
+        "Side of the square that images are resized and cropped to (0: what the base was trained at)");
   t.add("random_flip", c.random_flip, "", "Encode each image's mirror image too");
   t.add("skip_bad", c.skip_bad, "", "Leave unreadable images out instead of stopping");
   t.add("captions_only", c.captions_only, "", "Reread captions of an existing dataset without encoding again");
-  t.add("validation_images", c.validation_images, "images", "Held out for choosing, by lowest hash where metadata names no split (-1: 5%, at least 1 from 8 images on)");
+  t.add("validation_images", c.validation_images, "images",
+        "Held out for choosing, by lowest hash where metadata names no split (-1: 5%, at least 1 from 8 images on)");
   t.add("test_images", c.test_images, "images", "Held out for the analysis alone (-1: as validation_images)");
   t.add("batch_size", c.batch_size, "images", "Images that go through the VAE together");
   t.add("images_per_part", c.images_per_part, "images", "Images of one HDF5 part");

@@ -1,7 +1,7 @@
 // Config files and command lines -> settings.
 
-#include <boost/program_options/parsers.hpp>
 #include <boost/program_options/errors.hpp>
+#include <boost/program_options/parsers.hpp>
 #include <fstream>
 #include <sstream>
 
@@ -19,8 +19,10 @@ constexpr std::uintmax_t kLargestConfig = 4u << 20;
 std::string read_config_text(const std::filesystem::path& file) {
   std::error_code error;
   if (!std::filesystem::exists(file, error)) fail_input(file.string(), ": no such config file");
-  if (!std::filesystem::is_regular_file(file, error)) fail_input(file.string(), ": expected a config file, found a folder or device");
-  if (std::filesystem::file_size(file, error) > kLargestConfig) fail_input(file.string(), ": larger than 4 MiB, not a config file");
+  if (!std::filesystem::is_regular_file(file, error))
+    fail_input(file.string(), ": expected a config file, found a folder or device");
+  if (std::filesystem::file_size(file, error) > kLargestConfig)
+    fail_input(file.string(), ": larger than 4 MiB, not a config file");
   std::ifstream in(file, std::ios::binary);
   std::stringstream text;
   text << in.rdbuf();

@@ -23,11 +23,14 @@ void start_console_log(int rank) {
   sink->set_filter(logging::trivial::severity >= level);
 }
 
-void start_file_log(const std::filesystem::path& file, int rank) {
+FileLog::FileLog(const std::filesystem::path& file, int rank) {
   const auto format = expr::stream << expr::format_date_time<boost::posix_time::ptime>("TimeStamp", "%Y-%m-%d %H:%M:%S")
                                    << " rank " << rank << " [" << logging::trivial::severity << "] " << expr::smessage;
-  logging::add_file_log(logging::keywords::file_name = file.string(), logging::keywords::open_mode = std::ios_base::app,
-                        logging::keywords::auto_flush = true, logging::keywords::format = format);
+  sink_ = logging::add_file_log(logging::keywords::file_name = file.string(),
+                                logging::keywords::open_mode = std::ios_base::app, logging::keywords::auto_flush = true,
+                                logging::keywords::format = format);
 }
+
+FileLog::~FileLog() { logging::core::get()->remove_sink(sink_); }
 
 }  // namespace ldmtune

@@ -1,11 +1,12 @@
 // How option values are written and read: numbers, lists, quotes.
 
+#include "core/option_text.h"
+
 #include <algorithm>
 #include <cctype>
 #include <charconv>
 #include <stdexcept>
 
-#include "core/option_text.h"
 #include "core/options.h"
 
 namespace ldmtune {

@@ -13,8 +13,11 @@ namespace {
 /// What peers call it -> what we call it.
 const std::map<std::string, std::string>& peer_names() {
   static const std::map<std::string, std::string> names{
-      {"train_batch_size", "train.micro_batch_size (samples that go through the model together) and train.global_batch_size (samples of one update)"},
-      {"gradient_accumulation_steps", "train.global_batch_size (accumulation follows from it, micro_batch_size and the number of ranks)"},
+      {"train_batch_size",
+       "train.micro_batch_size (samples that go through the model together) and train.global_batch_size (samples of "
+       "one update)"},
+      {"gradient_accumulation_steps",
+       "train.global_batch_size (accumulation follows from it, micro_batch_size and the number of ranks)"},
       {"batch_size", "train.global_batch_size"},
       {"pretrained_model_name_or_path", "base"},
       {"train_data_dir", "data (a folder written by ldmtune prepare)"},
@@ -108,7 +111,8 @@ void OptionTable::set(const OptionSetting& setting) {
   try {
     found->second.parse(setting.text);
   } catch (const std::invalid_argument& error) {
-    fail_input("option ", setting.name, " (", setting.where, "): expected ", error.what(), ", found '", setting.text, "'");
+    fail_input("option ", setting.name, " (", setting.where, "): expected ", error.what(), ", found '", setting.text,
+               "'");
   }
   found->second.is_set = true;
 }
@@ -129,7 +133,8 @@ void OptionTable::fail_unknown(const OptionSetting& setting) const {
   std::size_t best = ~std::size_t{0};
   for (const std::string& name : order_) {
     // A name given without its section is as near as its last part is.
-    const std::size_t distance = std::min(edit_distance(setting.name, name), edit_distance(setting.name, without_section(name)));
+    const std::size_t distance =
+        std::min(edit_distance(setting.name, name), edit_distance(setting.name, without_section(name)));
     if (distance < best) best = distance, nearest = name;
   }
   if (nearest.empty()) fail_input(where, ": this command takes no options");

@@ -20,13 +20,13 @@ struct OptionSetting {
 
 class OptionTable {
  public:
-  /// `name` is "section.option" or "option". The target's present value is the default. T: bool, int64_t, uint64_t, double, std::string,
-  /// std::filesystem::path, std::vector<double>, std::vector<std::string>. `unit` may be empty.
+  /// `name` is "section.option" or "option". The target's present value is the default. T: bool, int64_t, uint64_t,
+  /// double, std::string, std::filesystem::path, std::vector<double>, std::vector<std::string>. `unit` may be empty.
   template <class T>
   void add(const std::string& name, T& target, const std::string& unit, const std::string& help);
 
-  /// Parses `text` into the option. Errors: InputError naming the option, where it was set, what was expected and found;
-  /// an unknown name is answered with the nearest one, or with ours where it is a peer's.
+  /// Parses `text` into the option. Errors: InputError naming the option, where it was set, what was expected and
+  /// found; an unknown name is answered with the nearest one, or with ours where it is a peer's.
   void set(const OptionSetting& setting);
   void set(const std::vector<OptionSetting>& settings);
 
@@ -36,8 +36,8 @@ class OptionTable {
   std::string text_of(const std::string& name) const;
   std::vector<std::string> names() const;
 
-  /// All options with their values as a config file; reading it back gives the same configuration. With `comments`, unit
-  /// and help stand above each option.
+  /// All options with their values as a config file; reading it back gives the same configuration. With `comments`,
+  /// unit and help stand above each option.
   std::string echo(bool comments = false) const;
   /// For --help: options of these sections ("" = top level), defaults and units.
   std::string help(const std::vector<std::string>& sections = {}) const;
@@ -60,8 +60,8 @@ class OptionTable {
 /// Errors: InputError naming file and line.
 std::vector<OptionSetting> read_config_file(const std::filesystem::path& file);
 
-/// What a command line holds: `--name value` and `--name=value` in order, a bare `--flag` before another option or at the
-/// end as "true", and positional arguments.
+/// What a command line holds: `--name value` and `--name=value` in order, a bare `--flag` before another option or at
+/// the end as "true", and positional arguments.
 struct CommandLine {
   std::vector<OptionSetting> settings;
   std::vector<std::string> positional;

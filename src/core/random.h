@@ -18,19 +18,20 @@
 namespace ldmtune {
 
 enum class Purpose : std::uint32_t {
-  noise = 1,           ///< training noise, one draw per sample of the stream
-  timestep = 2,        ///< training timestep
-  posterior = 3,       ///< latent sampled from the encoder's posterior
-  caption_dropout = 4, ///< whether a caption becomes the empty one
-  caption_template = 5,///< which template line
-  sample_order = 6,    ///< epoch permutations of one bucket; draw = bucket << 40 | epoch
-  bucket_order = 7,    ///< which bucket a micro-batch takes; draw = round
-  weight_init = 8,     ///< seed derived by the parameter's name
-  dropout = 9,         ///< seed derived by the parameter's name and attention-layer index
-  validation_noise = 10,///< draw = first 8 bytes of the image's sha256, little endian; dataset = index in the timestep list
-  initial_latent = 11, ///< sample: draw = image index
-  sampler_noise = 12,  ///< stochastic samplers; draw = image index << 16 | step
-  subset = 13,         ///< order in which data.subset grows
+  noise = 1,             ///< training noise, one draw per sample of the stream
+  timestep = 2,          ///< training timestep
+  posterior = 3,         ///< latent sampled from the encoder's posterior
+  caption_dropout = 4,   ///< whether a caption becomes the empty one
+  caption_template = 5,  ///< which template line
+  sample_order = 6,      ///< epoch permutations of one bucket; draw = bucket << 40 | epoch
+  bucket_order = 7,      ///< which bucket a micro-batch takes; draw = round
+  weight_init = 8,       ///< seed derived by the parameter's name
+  dropout = 9,           ///< seed derived by the parameter's name and attention-layer index
+  validation_noise =
+      10,  ///< draw = first 8 bytes of the image's sha256, little endian; dataset = index in the timestep list
+  initial_latent = 11,  ///< sample: draw = image index
+  sampler_noise = 12,   ///< stochastic samplers; draw = image index << 16 | step
+  subset = 13,          ///< order in which data.subset grows
 };
 
 /// One stream of random words, a pure function of its four fields.

@@ -35,7 +35,7 @@ struct LatentDataset::Impl {
   std::vector<store::LatentPart> parts;
   std::vector<std::vector<std::int64_t>> latent_shapes;  // of each bucket, (2, C, h, w); empty until a part holds it
   std::vector<Location> samples;                         // in order of sample_id
-  std::vector<std::string> captions;
+  std::vector<Caption> captions;                         // of each sample
 
   std::filesystem::path part_file(std::size_t part) const { return folder / index.parts[part].file; }
   const store::SampleRecord& record(const Location& at) const {
@@ -117,8 +117,8 @@ void LatentDataset::Impl::sort_samples() {
 
 void LatentDataset::Impl::assign_captions() {
   const std::string file = (folder / "captions.jsonl").string();
-  std::unordered_map<std::uint64_t, std::string> by_id;
-  for (Caption& caption : read_captions(folder)) by_id.emplace(caption.sample_id, std::move(caption.text));
+  std::unordered_map<std::uint64_t, Caption> by_id;
+  for (Caption& caption : read_captions(folder)) by_id.emplace(caption.sample_id, std::move(caption));
   captions.reserve(samples.size());
   for (const Location& at : samples) {
     const auto caption = by_id.find(record(at).sample_id);
@@ -171,7 +171,8 @@ const store::BucketSize& LatentDataset::bucket(std::size_t sample) const {
   return impl_->index.buckets[impl_->samples.at(sample).bucket];
 }
 
-const std::string& LatentDataset::caption(std::size_t sample) const { return impl_->captions.at(sample); }
+const std::string& LatentDataset::caption(std::size_t sample) const { return impl_->captions.at(sample).text; }
+const std::string& LatentDataset::source(std::size_t sample) const { return impl_->captions.at(sample).source; }
 
 SampleLatent LatentDataset::latent(std::size_t sample) const {
   const Location& at = impl_->samples.at(sample);

@@ -66,6 +66,8 @@ class LatentDataset {
   const store::SampleRecord& record(std::size_t sample) const;
   const store::BucketSize& bucket(std::size_t sample) const;
   const std::string& caption(std::size_t sample) const;
+  /// The image file it was made from, relative to the image folder.
+  const std::string& source(std::size_t sample) const;
   SampleLatent latent(std::size_t sample) const;
 
   /// Samples of one split by bucket (outer: index().buckets in order), each in order of sample_id.

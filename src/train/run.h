@@ -9,10 +9,10 @@
 
 namespace ldmtune::train {
 
-/// Trains as configured and writes the run folder (see README, "Run folder"): result.json when done, the last checkpoint in
-/// checkpoints/, per-image held-out losses in validation_images.csv.
-/// Returns done, or interrupted after a checkpoint on stop_after, SIGTERM, SIGINT or SIGUSR2.
-/// Errors: InputError before anything is written; Error for NaN (with the last good checkpoint kept) and failed writes.
+/// Trains as configured and writes the run folder (see README, "Run folder"): result.json when done, the last
+/// checkpoint in checkpoints/, per-image held-out losses in validation_images.csv. Returns done, or interrupted after a
+/// checkpoint on stop_after, SIGTERM, SIGINT or SIGUSR2. Errors: InputError before anything is written; Error for NaN
+/// (with the last good checkpoint kept) and failed writes.
 ExitCode run(const TrainConfig& config, comm::Communicator& comm);
 
 /// Newest complete checkpoint of a run folder; empty if there is none.

@@ -33,7 +33,8 @@ std::string message_of(const std::function<void()>& action) {
 }
 
 TEST_F(ConfigFile, SectionsCommentsAndQuotes) {
-  const auto settings = read_config_file(write("base = models/sd # a comment\n[caption]\ntemplate = \"a #1 | [name]\"  # hash\n"));
+  const auto settings =
+      read_config_file(write("base = models/sd # a comment\n[caption]\ntemplate = \"a #1 | [name]\"  # hash\n"));
   ASSERT_EQ(settings.size(), 2u);
   EXPECT_EQ(settings[0].name, "base");
   EXPECT_EQ(settings[0].text, "models/sd");
@@ -64,15 +65,22 @@ TEST_F(ConfigFile, EchoReadsBackAsTheSameConfiguration) {
 TEST_F(ConfigFile, BadFilesAreNamed) {
   EXPECT_NE(message_of([] { read_config_file("/no/such.cfg"); }).find("no such config file"), std::string::npos);
   EXPECT_NE(message_of([] { read_config_file("/tmp"); }).find("folder"), std::string::npos);
-  EXPECT_NE(message_of([&] { read_config_file(write("nonsense without equals\n")); }).find(file_.string()), std::string::npos);
+  EXPECT_NE(message_of([&] { read_config_file(write("nonsense without equals\n")); }).find(file_.string()),
+            std::string::npos);
 }
 
 TEST(OptionTable, UnknownOptionNamesTheNearest) {
   TrainConfig config;
   OptionTable table;
   declare(table, config);
-  EXPECT_NE(message_of([&] { table.set({"optim.learning_rat", "1", "x.cfg"}); }).find("'optim.learning_rate'"), std::string::npos);
-  EXPECT_NE(message_of([&] { table.set({"learning_rate", "1", "x.cfg"}); }).find("'optim.learning_rate'"), std::string::npos);
+  EXPECT_NE(message_of([&] {
+              table.set({"optim.learning_rat", "1", "x.cfg"});
+            }).find("'optim.learning_rate'"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] {
+              table.set({"learning_rate", "1", "x.cfg"});
+            }).find("'optim.learning_rate'"),
+            std::string::npos);
 }
 
 TEST(OptionTable, PeersNamesAreAnsweredWithOurs) {
@@ -88,10 +96,15 @@ TEST(OptionTable, BadValuesSayWhatWasExpected) {
   TrainConfig config;
   OptionTable table;
   declare(table, config);
-  const std::vector<std::pair<std::string, std::string>> bad{
-      {"train.max_train_steps", "ten"}, {"train.max_train_steps", "99999999999999999999"}, {"train.seed", "-1"},
-      {"optim.adam_beta1", "nan"}, {"optim.adam_beta1", "0.9x"}, {"hypernetwork.layer_norm", "maybe"},
-      {"hypernetwork.layer_structure", "1,two,1"}, {"train.max_train_steps", ""}, {"base", std::string("a\nb")}};
+  const std::vector<std::pair<std::string, std::string>> bad{{"train.max_train_steps", "ten"},
+                                                             {"train.max_train_steps", "99999999999999999999"},
+                                                             {"train.seed", "-1"},
+                                                             {"optim.adam_beta1", "nan"},
+                                                             {"optim.adam_beta1", "0.9x"},
+                                                             {"hypernetwork.layer_norm", "maybe"},
+                                                             {"hypernetwork.layer_structure", "1,two,1"},
+                                                             {"train.max_train_steps", ""},
+                                                             {"base", std::string("a\nb")}};
   for (const auto& [name, text] : bad) {
     const std::string message = message_of([&] { table.set({name, text, "job.cfg"}); });
     EXPECT_NE(message.find("expected"), std::string::npos) << name << " = " << text << ": " << message;
@@ -100,7 +113,8 @@ TEST(OptionTable, BadValuesSayWhatWasExpected) {
 }
 
 TEST(CommandLine, NamesValuesFlagsAndPositionals) {
-  const CommandLine line = parse_command_line({"plan", "--config", "a.cfg", "--train.seed=5", "--skip_bad", "--random_flip"});
+  const CommandLine line =
+      parse_command_line({"plan", "--config", "a.cfg", "--train.seed=5", "--skip_bad", "--random_flip"});
   EXPECT_EQ(line.positional, (std::vector<std::string>{"plan"}));
   ASSERT_EQ(line.settings.size(), 4u);
   EXPECT_EQ(line.settings[0].text, "a.cfg");

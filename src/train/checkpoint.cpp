@@ -1,0 +1,239 @@
+#include "train/checkpoint.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "store/files.h"
+#include "store/safetensors.h"
+#include "train/run.h"
+#include "train/run_folder.h"
+
+namespace ldmtune::train {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr std::int64_t kLargestExport = std::int64_t{1} << 30;  // bytes; larger exchange files are made by `export`
+
+json layout_of(const optim::Arena& arena) {
+  json layout = json::array();
+  for (const optim::ArenaEntry& entry : arena.entries()) {
+    layout.push_back({{"name", entry.spec.name}, {"shape", entry.spec.shape}, {"offset", entry.offset}});
+  }
+  return layout;
+}
+
+json to_json(const CheckpointState& state, const optim::Arena& arena, int ranks) {
+  return {{"format", "ldmtune-checkpoint"},
+          {"version", 1},
+          {"step", state.step},
+          {"seconds", state.seconds},
+          {"ranks", ranks},
+          {"base_heldout_loss", state.base_heldout_loss},
+          {"best_step", state.best_step},
+          {"best_heldout_loss", state.best_heldout_loss},
+          {"base_name", state.base_name},
+          {"base_sha256", state.base_sha256},
+          {"dataset_sha256", state.dataset_sha256},
+          {"adapter_name", state.adapter_name},
+          {"layout", layout_of(arena)},
+          {"config", state.config}};
+}
+
+std::string slice_file_name(int rank, int ranks) {
+  char name[60];
+  std::snprintf(name, sizeof name, "optimizer-%05d-of-%05d.safetensors", rank, ranks);
+  return name;
+}
+
+store::TensorMap to_cpu(store::TensorMap tensors) {
+  for (auto& [name, tensor] : tensors) tensor = tensor.detach().to(at::kCPU).contiguous();
+  return tensors;
+}
+
+void write_optimizer_slice(const fs::path& folder, const Trial& trial, const comm::Communicator& comm) {
+  optim::AdamW& optimizer = *trial.optimizer;
+  store::write_safetensors(folder / slice_file_name(comm.rank(), comm.size()),
+                           to_cpu({{"moment1", optimizer.moment1()}, {"moment2", optimizer.moment2()}}),
+                           {{"begin", std::to_string(optimizer.begin())}, {"end", std::to_string(optimizer.end())}});
+}
+
+void write_shared_files(const fs::path& folder, const Trial& trial, const CheckpointState& state, int ranks) {
+  store::write_safetensors(folder / "parameters.safetensors", to_cpu(trial.arena->parameter_views()));
+  store::write_json(folder / "state.json", to_json(state, *trial.arena, ranks));
+  if (trial.arena->trainable_elements() * 4 < kLargestExport) {
+    trial.adapter->export_file(*trial.arena, folder / export_file_name(trial, state.adapter_name),
+                               {state.adapter_name, state.step, state.base_sha256, state.base_name});
+  }
+}
+
+void write_manifest(const fs::path& folder) {
+  json files = json::object();
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    files[entry.path().filename().string()] = store::sha256_file(entry.path());
+  }
+  store::write_json(folder / "MANIFEST.json", {{"format", "ldmtune-manifest"}, {"sha256", files}});
+}
+
+bool is_complete(const fs::path& checkpoint) {
+  return checkpoint.extension().empty() && fs::exists(checkpoint / "MANIFEST.json");
+}
+
+std::vector<fs::path> complete_checkpoints(const fs::path& run_folder) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(run_folder / "checkpoints", error)) {
+    if (is_complete(entry.path())) found.push_back(entry.path());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+void prune(const fs::path& run_folder, const CheckpointState& state, std::int64_t limit) {
+  if (limit <= 0) return;
+  std::vector<fs::path> checkpoints = complete_checkpoints(run_folder);
+  const fs::path best = checkpoint_folder(run_folder, state.best_step);
+  auto surplus = static_cast<std::int64_t>(checkpoints.size()) - limit;
+  for (const fs::path& checkpoint : checkpoints) {
+    if (surplus <= 0) return;
+    if (checkpoint == best) continue;
+    // Without its manifest a half-removed folder is no checkpoint.
+    fs::remove(checkpoint / "MANIFEST.json");
+    fs::remove_all(checkpoint);
+    --surplus;
+  }
+}
+
+json read_state_file(const fs::path& checkpoint) {
+  const json state = store::read_json(checkpoint / "state.json");
+  if (state.value("format", "") != "ldmtune-checkpoint" || state.value("version", 0) != 1) {
+    fail_input((checkpoint / "state.json").string(), ": expected format ldmtune-checkpoint, version 1, found '",
+               state.value("format", ""), "', version ", state.value("version", 0));
+  }
+  return state;
+}
+
+void copy_overlap(const store::SafetensorsFile& file, std::int64_t begin, std::int64_t end, optim::AdamW& optimizer) {
+  const std::int64_t from = std::max(begin, optimizer.begin()), to = std::min(end, optimizer.end());
+  if (from >= to) return;
+  const auto copy = [&](const char* name, at::Tensor& moment) {
+    moment.slice(0, from - optimizer.begin(), to - optimizer.begin())
+        .copy_(file.tensors.at(name).slice(0, from - begin, to - begin));
+  };
+  copy("moment1", optimizer.moment1());
+  copy("moment2", optimizer.moment2());
+}
+
+/// Options that may change between a checkpoint and its resume without making another run of it.
+bool defines_bits(const std::string& option) {
+  if (option == "method" || option.rfind("data.", 0) == 0 || option.rfind("caption.", 0) == 0) return true;
+  if (option.rfind("hypernetwork.", 0) == 0) return option != "hypernetwork.name";
+  return option == "train.seed" || option == "train.global_batch_size" || option == "train.micro_batch_size" ||
+         option == "train.mixed_precision" || option == "optim.optimizer";
+}
+
+}  // namespace
+
+std::string export_file_name(const Trial& trial, const std::string& adapter_name) {
+  return adapter_name + trial.adapter->file_extension();
+}
+
+fs::path latest_checkpoint(const fs::path& run_folder) {
+  const std::vector<fs::path> found = complete_checkpoints(run_folder);
+  return found.empty() ? fs::path() : found.back();
+}
+
+void write_checkpoint(const fs::path& run_folder, const Trial& trial, const CheckpointState& state, std::int64_t limit,
+                      comm::Communicator& comm) {
+  const fs::path folder = checkpoint_folder(run_folder, state.step);
+  const fs::path partial = folder.string() + ".partial";
+  if (comm.rank() == 0) {
+    fs::remove_all(partial);
+    fs::create_directories(partial);
+  }
+  comm.barrier();
+  write_optimizer_slice(partial, trial, comm);
+  if (comm.rank() == 0) write_shared_files(partial, trial, state, comm.size());
+  comm.barrier();
+  if (comm.rank() == 0) {
+    write_manifest(partial);
+    store::sync_folder(partial);
+    fs::remove_all(folder);
+    fs::rename(partial, folder);
+    store::sync_folder(folder.parent_path());
+    prune(run_folder, state, limit);
+  }
+  comm.barrier();
+}
+
+CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
+  if (!fs::exists(checkpoint / "MANIFEST.json")) {
+    fail_input(
+        checkpoint.string(),
+        ": no complete checkpoint (MANIFEST.json is missing); give a folder such as RUN/checkpoints/step-00000500");
+  }
+  const json manifest = store::read_json(checkpoint / "MANIFEST.json");
+  for (const auto& [file, sha256] : manifest.at("sha256").items()) {
+    if (!fs::exists(checkpoint / file)) fail_input((checkpoint / file).string(), ": missing from the checkpoint");
+    if (store::sha256_file(checkpoint / file) != sha256.get<std::string>()) {
+      fail_input((checkpoint / file).string(),
+                 ": damaged (its sha256 is not the manifest's); resume from another checkpoint");
+    }
+  }
+  const json file = read_state_file(checkpoint);
+  CheckpointState state;
+  state.step = file.at("step");
+  state.seconds = file.at("seconds");
+  state.base_heldout_loss = file.at("base_heldout_loss");
+  state.best_heldout_loss = file.at("best_heldout_loss");
+  state.best_step = file.at("best_step");
+  state.base_name = file.at("base_name");
+  state.base_sha256 = file.at("base_sha256");
+  state.dataset_sha256 = file.at("dataset_sha256");
+  state.adapter_name = file.at("adapter_name");
+  state.config = file.at("config").get<std::map<std::string, std::string>>();
+  return state;
+}
+
+void check_same_run(const CheckpointState& state, const CheckpointState& now, const fs::path& checkpoint) {
+  if (state.base_sha256 != now.base_sha256) {
+    fail_input("option base: ", checkpoint.string(), " was trained on base ", state.base_name, " (",
+               state.base_sha256.substr(0, 12), "), found ", now.base_name, " (", now.base_sha256.substr(0, 12), ")");
+  }
+  if (state.dataset_sha256 != now.dataset_sha256) {
+    fail_input("option data: ", checkpoint.string(), " was trained on another dataset (",
+               state.dataset_sha256.substr(0, 12), ", found ", now.dataset_sha256.substr(0, 12),
+               "); start a new run in another output folder");
+  }
+  for (const auto& [option, text] : state.config) {
+    const auto found = now.config.find(option);
+    if (found == now.config.end() || found->second == text) continue;
+    if (defines_bits(option)) {
+      fail_input("option ", option, ": ", checkpoint.string(), " was trained with '", text, "', found '", found->second,
+                 "'; give the old value or start a new run in another output folder");
+    }
+  }
+}
+
+void load_checkpoint(const fs::path& checkpoint, Trial& trial) {
+  const at::NoGradGuard no_grad;
+  const json state = read_state_file(checkpoint);
+  if (state.at("layout") != layout_of(*trial.arena)) {
+    fail_input(checkpoint.string(), ": its parameters have other names or shapes than this configuration's");
+  }
+  const store::SafetensorsFile parameters = store::read_safetensors(checkpoint / "parameters.safetensors");
+  for (auto& [name, view] : trial.arena->parameter_views()) view.copy_(parameters.tensors.at(name));
+  const int ranks = state.at("ranks");
+  for (int rank = 0; rank < ranks; ++rank) {
+    const store::SafetensorsFile slice = store::read_safetensors(checkpoint / slice_file_name(rank, ranks));
+    copy_overlap(slice, std::stoll(slice.metadata.at("begin")), std::stoll(slice.metadata.at("end")), *trial.optimizer);
+  }
+}
+
+}  // namespace ldmtune::train

@@ -1,0 +1,24 @@
+#pragma once
+// Flat tensors and the communicator: where device buffers cannot be sent as they are, they pass through the host.
+
+#include <ATen/ATen.h>
+
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+
+namespace ldmtune::train {
+
+/// Canonical-tree sum of `flat` over ranks, in place: afterwards this rank's owned slice holds the sum.
+void reduce_scatter(comm::Communicator& comm, at::Tensor& flat);
+/// Every rank's owned slice of `flat` to all ranks, in place.
+void all_gather(comm::Communicator& comm, at::Tensor& flat);
+/// Values of all ranks in order of their owned slices of a vector of `elements`.
+std::vector<double> all_gather_by_slice(comm::Communicator& comm, const std::vector<double>& values,
+                                        std::int64_t elements);
+/// Doubles as bytes and back.
+std::string to_bytes(const std::vector<double>& values);
+std::vector<double> from_bytes(const std::string& bytes);
+
+}  // namespace ldmtune::train

@@ -1,0 +1,70 @@
+#pragma once
+// Micro-batches: draws of the sample stream turned into the tensors of a forward pass.
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "core/random.h"
+#include "data/captions.h"
+#include "data/latent_dataset.h"
+#include "data/sample_stream.h"
+#include "diffusion/noise_schedule.h"
+#include "pipeline/text.h"
+
+namespace ldmtune::train {
+
+/// b rows, all of one bucket, on the training device.
+struct MicroBatch {
+  std::vector<std::uint64_t> draws;  ///< b identities
+  at::Tensor sample_id;              ///< i64 (b), CPU
+  at::Tensor dataset;                ///< i32 (b), CPU
+  at::Tensor latents;                ///< f32 (b, C, h, w), clean and scaled
+  at::Tensor noise;                  ///< f32 (b, C, h, w)
+  at::Tensor noisy;                  ///< f32 (b, C, h, w)
+  at::Tensor timestep;               ///< i64 (b)
+  at::Tensor input_ids;              ///< i64 (b, L), CPU
+  at::Tensor context;                ///< f32 (b, T, D)
+  at::Tensor target;                 ///< f32 (b, C, h, w)
+  at::Tensor weight;                 ///< f32 (b)
+};
+
+enum class LatentSampling { once, deterministic, random };
+/// Errors: InputError listing the names.
+LatentSampling parse_latent_sampling(const std::string& text);
+
+/// Everything a micro-batch is made from; shared by trials that train on the same data.
+class BatchSource {
+ public:
+  BatchSource(const data::LatentDataset& dataset, std::vector<std::vector<std::size_t>> samples_by_bucket,
+              const diffusion::NoiseSchedule& schedule, pipeline::PromptEncoder& prompts, const TrainConfig& config,
+              at::Device device);
+
+  /// Training samples by bucket, as the sample stream counts them.
+  std::vector<std::uint32_t> bucket_sizes() const;
+  std::uint64_t samples() const;
+
+  /// The micro-batch of these draws for the trial with this seed.
+  MicroBatch make(const std::vector<data::Draw>& draws, std::uint64_t trial_seed) const;
+
+ private:
+  at::Tensor clean_latent(std::size_t sample, std::uint64_t draw, std::uint64_t trial_seed) const;
+
+  const data::LatentDataset& dataset_;
+  std::vector<std::vector<std::size_t>> samples_by_bucket_;
+  const diffusion::NoiseSchedule& schedule_;
+  pipeline::PromptEncoder& prompts_;
+  data::CaptionTemplates templates_;
+  double caption_dropout_;
+  std::uint64_t data_seed_;
+  LatentSampling sampling_;
+  at::Device device_;
+};
+
+/// Standard normals of one stream in a tensor of this shape (f32, CPU).
+at::Tensor normal_tensor(const RandomStream& stream, at::IntArrayRef shape);
+
+}  // namespace ldmtune::train

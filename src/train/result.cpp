@@ -1,0 +1,94 @@
+#include "train/result.h"
+
+#include <ATen/Parallel.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "store/files.h"
+#include "train/run_folder.h"
+
+namespace ldmtune::train {
+namespace {
+
+using Losses = std::map<std::string, ValidationLoss>;
+using nlohmann::json;
+
+bool has(const Losses& losses, const std::string& kind) {
+  const auto found = losses.find(kind);
+  return found != losses.end() && !found->second.by_image.empty();
+}
+
+json mean_of(const Losses& losses, const std::string& kind) {
+  return has(losses, kind) ? json(losses.at(kind).mean) : json(nullptr);
+}
+
+std::string text_of(const Losses& losses, const std::string& kind) {
+  return has(losses, kind) ? format_number(losses.at(kind).mean) : "";
+}
+
+std::string device_name(const at::Device& device) {
+  std::ostringstream text;
+  text << device;
+  return text.str();
+}
+
+}  // namespace
+
+void write_run_description(const std::filesystem::path& run_folder, const Setup& setup,
+                           const comm::Communicator& comm) {
+  json run = describe_program();
+  run["base"] = setup.config.base.string();
+  run["base_sha256"] = setup.base.sha256;
+  run["vae_sha256"] = setup.base.vae_sha256;
+  run["dataset"] = setup.config.data.string();
+  run["dataset_sha256"] = setup.dataset.sha256();
+  run["adjacent_sha256"] = setup.adjacent ? json(setup.adjacent->sha256()) : json(nullptr);
+  run["ranks"] = comm.size();
+  run["ranks_on_this_host"] = comm.local_size();
+  run["device"] = device_name(setup.device);
+  run["threads_per_rank"] = at::get_num_threads();
+  run["validation_timesteps"] = setup.validator.timesteps();
+  store::write_json(run_folder / "run.json", run);
+}
+
+std::vector<std::string> validation_row(std::int64_t step, const Losses& losses) {
+  std::vector<std::string> row{std::to_string(step), text_of(losses, "train"), text_of(losses, "heldout"),
+                               text_of(losses, "adjacent")};
+  for (std::size_t q = 0; q < 4; ++q) {
+    row.push_back(has(losses, "heldout") ? format_number(losses.at("heldout").by_quartile[q]) : "");
+  }
+  return row;
+}
+
+void write_result(const Setup& setup, const Trial& trial, const CheckpointState& state, const Losses& base,
+                  const Losses& last, double seconds, double samples_per_s, int ranks) {
+  const std::filesystem::path checkpoint =
+      checkpoint_folder(setup.config.output, setup.max_train_steps).lexically_relative(setup.config.output);
+  const bool measured = std::isfinite(state.best_heldout_loss);
+  const json result{{"status", "done"},
+                    {"method", setup.config.method},
+                    {"steps", setup.max_train_steps},
+                    {"heldout_loss", mean_of(last, "heldout")},
+                    {"base_heldout_loss", mean_of(base, "heldout")},
+                    {"best_heldout_loss", measured ? json(state.best_heldout_loss) : json(nullptr)},
+                    {"best_step", state.best_step},
+                    {"concept_train_loss", mean_of(last, "train")},
+                    {"base_concept_train_loss", mean_of(base, "train")},
+                    {"adjacent_loss", mean_of(last, "adjacent")},
+                    {"base_adjacent_loss", mean_of(base, "adjacent")},
+                    {"test_loss", mean_of(last, "test")},
+                    {"base_test_loss", mean_of(base, "test")},
+                    {"trainable_parameters", trial.arena->trainable_elements()},
+                    {"seconds", seconds},
+                    {"samples_per_s", samples_per_s},
+                    {"checkpoint", checkpoint.string()},
+                    {"export", (checkpoint / export_file_name(trial, state.adapter_name)).string()},
+                    {"ranks", ranks},
+                    {"base_sha256", state.base_sha256},
+                    {"dataset_sha256", state.dataset_sha256}};
+  store::write_json(setup.config.output / "result.json", result);
+}
+
+}  // namespace ldmtune::train

@@ -1,0 +1,26 @@
+#pragma once
+// What a run leaves for sweeps and the analysis: run.json, rows of validation.csv, result.json.
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "train/checkpoint.h"
+#include "train/setup.h"
+
+namespace ldmtune::train {
+
+/// run.json: versions, git commit, hashes of base and datasets, ranks, device.
+void write_run_description(const std::filesystem::path& run_folder, const Setup& setup, const comm::Communicator& comm);
+
+/// step, concept_train, concept_heldout, adjacent, heldout quartiles; empty where a set is empty.
+std::vector<std::string> validation_row(std::int64_t step, const std::map<std::string, ValidationLoss>& losses);
+
+/// result.json of a finished run; its presence with status "done" says that the run is finished.
+void write_result(const Setup& setup, const Trial& trial, const CheckpointState& state,
+                  const std::map<std::string, ValidationLoss>& base, const std::map<std::string, ValidationLoss>& last,
+                  double seconds, double samples_per_s, int ranks);
+
+}  // namespace ldmtune::train

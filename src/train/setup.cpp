@@ -1,0 +1,186 @@
+#include "train/setup.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "core/error.h"
+#include "data/sample_stream.h"
+#include "optim/schedule.h"
+#include "train/device.h"
+
+namespace ldmtune::train {
+namespace {
+
+void require(bool condition, const std::string& option, const char* expected, const std::string& found) {
+  if (!condition) fail_input("option ", option, ": expected ", expected, ", found ", found);
+}
+
+void check_numbers(const TrainConfig& config) {
+  const auto& t = config.train;
+  require(t.max_train_steps >= 1, "train.max_train_steps", "1 or more", std::to_string(t.max_train_steps));
+  require(t.micro_batch_size >= 1, "train.micro_batch_size", "1 or more", std::to_string(t.micro_batch_size));
+  require(t.global_batch_size >= 1, "train.global_batch_size", "1 or more", std::to_string(t.global_batch_size));
+  require(t.checkpointing_steps >= 0, "train.checkpointing_steps", "0 or more", std::to_string(t.checkpointing_steps));
+  require(t.log_steps >= 1, "train.log_steps", "1 or more", std::to_string(t.log_steps));
+  require(t.stop_after >= 0, "train.stop_after", "0 or more", std::to_string(t.stop_after));
+  require(config.caption.max_chunks >= 1 && config.caption.max_chunks <= 64, "caption.max_chunks", "1 to 64",
+          std::to_string(config.caption.max_chunks));
+  const auto& o = config.optim;
+  require(o.adam_beta1 >= 0 && o.adam_beta1 < 1, "optim.adam_beta1", "0 or above, below 1",
+          format_number(o.adam_beta1));
+  require(o.adam_beta2 >= 0 && o.adam_beta2 < 1, "optim.adam_beta2", "0 or above, below 1",
+          format_number(o.adam_beta2));
+  require(o.adam_epsilon > 0, "optim.adam_epsilon", "above 0", format_number(o.adam_epsilon));
+  require(o.adam_weight_decay >= 0, "optim.adam_weight_decay", "0 or above", format_number(o.adam_weight_decay));
+}
+
+/// Options whose errors need no model: found first, in milliseconds.
+TrainConfig checked(const TrainConfig& config, const comm::Communicator& comm) {
+  if (config.method != "hypernetwork") fail_input("option method: expected hypernetwork, found '", config.method, "'");
+  for (const auto& [option, path] :
+       {std::pair{"base", config.base}, {"data", config.data}, {"output", config.output}}) {
+    if (path.empty()) fail_input("option ", option, ": not given; see ldmtune train --help");
+  }
+  check_numbers(config);
+  data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, comm.size());
+  const std::string& precision = config.train.mixed_precision;
+  require(precision == "no" || precision == "bf16", "train.mixed_precision", "no or bf16", precision);
+  parse_latent_sampling(config.data_options.latent_sampling);
+  const optim::PiecewiseSchedule norm(config.train.max_grad_norm, "train.max_grad_norm");
+  const optim::PiecewiseSchedule value(config.train.max_grad_value, "train.max_grad_value");
+  if (norm.at(0) > 0 && value.at(0) > 0 && config.train.max_grad_norm != RunConfig{}.max_grad_norm) {
+    fail_input("options train.max_grad_norm and train.max_grad_value: clip by norm or by value, not both");
+  }
+  const optim::LearningRateSchedule rate(config.optim.learning_rate, config.optim.lr_scheduler,
+                                         config.optim.lr_warmup_steps, config.train.max_train_steps);
+  TrainConfig result = config;
+  // Clipping by value replaces the default clipping by norm.
+  if (value.at(0) > 0) result.train.max_grad_norm = "0";
+  return result;
+}
+
+model::BaseModel load_base(const TrainConfig& config, at::Device device) {
+  model::BaseModelOptions options;
+  options.variant = config.variant;
+  options.device = device;
+  if (config.train.mixed_precision == "no") return model::load_base_model(config.base, options);
+  // The autoencoder draws previews; in bf16 it would band.
+  options.unet = options.text = false;
+  model::BaseModel autoencoder = model::load_base_model(config.base, options);
+  options.unet = options.text = true;
+  options.vae = false;
+  options.dtype = at::kBFloat16;
+  model::BaseModel base = model::load_base_model(config.base, options);
+  base.vae = std::move(autoencoder.vae);
+  base.vae_sha256 = autoencoder.vae_sha256;
+  return base;
+}
+
+void check_autoencoder(const data::LatentDataset& dataset, const model::BaseModel& base) {
+  if (dataset.index().vae_sha256 != base.vae_sha256) {
+    fail_input(dataset.folder().string(), ": encoded with another VAE (", dataset.index().vae_sha256.substr(0, 12),
+               ") than ", base.folder.string(), "'s (", base.vae_sha256.substr(0, 12),
+               "); run ldmtune prepare with this base");
+  }
+}
+
+std::unique_ptr<data::LatentDataset> open_adjacent(const TrainConfig& config, const model::BaseModel& base) {
+  if (config.validation.adjacent.empty()) return nullptr;
+  auto adjacent = std::make_unique<data::LatentDataset>(config.validation.adjacent);
+  check_autoencoder(*adjacent, base);
+  return adjacent;
+}
+
+std::int64_t updates_of(const TrainConfig& config, std::uint64_t samples) {
+  std::int64_t updates = config.train.max_train_steps;
+  if (config.train.num_train_epochs > 0) {
+    const double passes = static_cast<double>(config.train.num_train_epochs) * static_cast<double>(samples);
+    updates = static_cast<std::int64_t>(std::ceil(passes / static_cast<double>(config.train.global_batch_size)));
+  }
+  const auto last = optim::PiecewiseSchedule(config.optim.learning_rate, "optim.learning_rate").last_update();
+  return last ? std::min(updates, *last) : updates;
+}
+
+std::vector<std::vector<std::size_t>> training_samples(const data::LatentDataset& dataset, const TrainConfig& config) {
+  auto samples = dataset.training_subset(config.data_options.subset, config.data_options.subset_seed);
+  for (const auto& bucket : samples) {
+    if (!bucket.empty()) return samples;
+  }
+  fail_input(dataset.folder().string(), ": its training split is empty");
+}
+
+/// As many training images as are held out, the first by hash, so that the gap between the two losses compares like
+/// with like.
+std::vector<std::size_t> training_images_to_measure(const data::LatentDataset& dataset, const TrainConfig& config,
+                                                    std::size_t count) {
+  std::set<std::size_t> used;
+  for (const auto& bucket : training_samples(dataset, config)) used.insert(bucket.begin(), bucket.end());
+  std::vector<std::size_t> measured;
+  for (const std::size_t sample : validation_samples(dataset, store::Split::train, 0)) {
+    if (used.count(sample) && measured.size() < count) measured.push_back(sample);
+  }
+  return measured;
+}
+
+}  // namespace
+
+Setup::Setup(const TrainConfig& given, comm::Communicator& comm)
+    : config(checked(given, comm)),
+      device(training_device(config.train.device, comm)),
+      base(load_base(config, device)),
+      schedule(base.scheduler_config),
+      dataset(config.data),
+      adjacent(open_adjacent(config, base)),
+      prompts(base, config.caption.max_chunks),
+      source(dataset, training_samples(dataset, config), schedule, prompts, config, device),
+      max_train_steps(updates_of(config, source.samples())),
+      validator(base, schedule, prompts, config, comm, device) {
+  check_autoencoder(dataset, base);
+  collect_validation_sets();
+}
+
+void Setup::collect_validation_sets() {
+  const std::int64_t limit = config.validation.max_images;
+  const auto add = [&](const char* kind, const data::LatentDataset& from, std::vector<std::size_t> samples,
+                       bool uses_templates) {
+    if (!samples.empty()) validation_sets.push_back({kind, &from, std::move(samples), uses_templates});
+  };
+  const auto heldout = validation_samples(dataset, store::Split::validation, limit);
+  add("heldout", dataset, heldout, true);
+  add("train", dataset, training_images_to_measure(dataset, config, std::max<std::size_t>(1, heldout.size())), true);
+  if (adjacent) add("adjacent", *adjacent, validation_samples(*adjacent, store::Split::validation, limit), false);
+  test_set = {"test", &dataset, validation_samples(dataset, store::Split::test, limit), true};
+}
+
+std::vector<std::string> Setup::preview_prompts() const {
+  if (!config.sample.prompts.empty()) return config.sample.prompts;
+  const data::CaptionTemplates templates(config.caption.template_text, config.caption.name);
+  std::vector<std::string> texts;
+  for (const ValidationSet& set : validation_sets) {
+    if (set.kind != "heldout") continue;
+    for (const std::size_t sample : set.samples) {
+      if (static_cast<std::int64_t>(texts.size()) < config.sample.heldout_prompts)
+        texts.push_back(templates.plain(dataset.caption(sample)));
+    }
+  }
+  return texts;
+}
+
+std::map<std::string, std::string> Setup::options() const {
+  TrainConfig copy = config;
+  OptionTable table;
+  declare(table, copy);
+  std::map<std::string, std::string> texts;
+  for (const std::string& name : table.names()) texts[name] = table.text_of(name);
+  return texts;
+}
+
+std::string Setup::echo() const {
+  TrainConfig copy = config;
+  OptionTable table;
+  declare(table, copy);
+  return table.echo(/*comments=*/true);
+}
+
+}  // namespace ldmtune::train

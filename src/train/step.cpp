@@ -1,0 +1,174 @@
+#include "train/step.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "comm/canonical_tree.h"
+#include "optim/clipping.h"
+#include "train/collectives.h"
+#include "train/packed_hooks.h"
+
+namespace ldmtune::train {
+namespace {
+
+template <class Member>
+at::Tensor rows_of_all(const std::vector<MicroBatch>& batches, Member member) {
+  if (batches.size() == 1) return batches.front().*member;
+  std::vector<at::Tensor> parts;
+  for (const MicroBatch& batch : batches) parts.push_back(batch.*member);
+  return at::cat(parts);
+}
+
+std::unique_ptr<model::ModelHooks> training_hooks(const std::vector<Trial>& trials,
+                                                  const std::vector<MicroBatch>& batches) {
+  std::vector<TrialRows> rows;
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < trials.size(); ++i) {
+    const std::int64_t end = begin + batches[i].latents.size(0);
+    adapt::ForwardContext context;
+    context.training = true;
+    context.seed = trials[i].seed;
+    context.draws = batches[i].draws;
+    rows.push_back({begin, end, trials[i].adapter->hooks(*trials[i].arena, std::move(context))});
+    begin = end;
+  }
+  return pack_hooks(std::move(rows));
+}
+
+}  // namespace
+
+at::Tensor gather_slices(comm::Communicator& comm, const at::Tensor& flat) {
+  at::Tensor whole = flat.detach().clone();
+  all_gather(comm, whole);
+  return whole;
+}
+
+Step::Step(const model::BaseModel& base, const BatchSource& source, std::int64_t global_batch_size,
+           std::int64_t micro_batch_size, comm::Communicator& comm)
+    : base_(base),
+      source_(source),
+      global_batch_size_(global_batch_size),
+      micro_batch_size_(micro_batch_size),
+      leaves_(data::checked_leaves(global_batch_size, micro_batch_size, comm.size())),
+      comm_(comm) {}
+
+std::vector<TrialStep> Step::run(std::vector<Trial>& trials, std::int64_t step, StepObserver* observer) {
+  std::vector<comm::LeafAccumulator<at::Tensor>> sums;
+  for (std::size_t i = 0; i < trials.size(); ++i) {
+    sums.emplace_back([this](at::Tensor& a, const at::Tensor& b) {
+      a.add_(b);
+      free_buffers_.push_back(b);
+    });
+  }
+  std::vector<double> losses;
+  const data::LeafRange mine = data::leaves_of_rank(leaves_, comm_.rank(), comm_.size());
+  for (std::int64_t leaf = mine.begin; leaf < mine.end; ++leaf) {
+    LeafResult result = run_leaf(trials, step, leaf, observer);
+    losses.insert(losses.end(), result.losses.begin(), result.losses.end());
+    for (std::size_t i = 0; i < trials.size(); ++i) sums[i].push(std::move(result.gradients[i]));
+  }
+
+  const std::vector<double> reduced = reduce_losses(losses, trials.size());
+  std::vector<TrialStep> steps;
+  for (std::size_t i = 0; i < trials.size(); ++i) {
+    at::Tensor gradient = sums[i].finish();
+    reduce_scatter(comm_, gradient);
+    trials[i].arena->use_gradients(gradient);
+    if (observer) observer->on_gradient(i, [&] { return gather_slices(comm_, gradient); });
+    steps.push_back(update(trials[i], step, reduced[i]));
+    free_buffers_.push_back(gradient);
+  }
+  return steps;
+}
+
+Step::LeafResult Step::run_leaf(std::vector<Trial>& trials, std::int64_t step, std::int64_t leaf,
+                                StepObserver* observer) {
+  const auto micro_batch = static_cast<std::uint64_t>((step - 1) * leaves_ + leaf);
+  LeafResult result;
+  std::vector<MicroBatch> batches;
+  for (Trial& trial : trials) {
+    batches.push_back(source_.make(trial.stream->micro_batch(micro_batch), trial.seed));
+    result.gradients.push_back(take_buffer(trial));
+    trial.arena->use_gradients(result.gradients.back());
+  }
+
+  const at::Tensor prediction = predict(trials, batches);  // (sum of b, C, h, w)
+  const at::Tensor loss =
+      diffusion::per_sample_mse(prediction, rows_of_all(batches, &MicroBatch::target));  // (sum of b)
+  const at::Tensor weighted = loss * rows_of_all(batches, &MicroBatch::weight);
+  (weighted.sum() / static_cast<double>(global_batch_size_)).backward();
+
+  for (std::size_t i = 0; i < trials.size(); ++i) {
+    const auto begin = static_cast<std::int64_t>(i) * micro_batch_size_;
+    const auto end = begin + micro_batch_size_;
+    result.losses.push_back(weighted.detach().slice(0, begin, end).sum().item<double>() /
+                            static_cast<double>(global_batch_size_));
+    if (observer) {
+      observer->on_leaf(
+          {leaf, i, batches[i], prediction.detach().slice(0, begin, end), loss.detach().slice(0, begin, end)});
+    }
+  }
+  return result;
+}
+
+at::Tensor Step::predict(const std::vector<Trial>& trials, const std::vector<MicroBatch>& batches) const {
+  const auto hooks = training_hooks(trials, batches);
+  const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();
+  return base_.unet
+      ->forward(rows_of_all(batches, &MicroBatch::noisy).to(dtype), rows_of_all(batches, &MicroBatch::timestep),
+                rows_of_all(batches, &MicroBatch::context).to(dtype), hooks.get())
+      .to(at::kFloat);
+}
+
+std::vector<double> Step::reduce_losses(const std::vector<double>& local, std::size_t trials) const {
+  const std::vector<double> all =
+      comm_.all_gather(std::span<const double>(local));  // (leaves, trials), ranks in order of leaves
+  std::vector<double> losses;
+  for (std::size_t i = 0; i < trials; ++i) {
+    std::vector<double> of_trial;
+    for (std::size_t j = i; j < all.size(); j += trials) of_trial.push_back(all[j]);
+    losses.push_back(comm::canonical_sum(of_trial));
+  }
+  return losses;
+}
+
+double Step::gradient_norm(const Trial& trial) const {
+  const std::vector<double> mine =
+      optim::block_square_sums(trial.arena->gradients(), trial.optimizer->begin(), trial.optimizer->end());
+  return std::sqrt(comm::canonical_sum(all_gather_by_slice(comm_, mine, trial.arena->size())));
+}
+
+TrialStep Step::update(Trial& trial, std::int64_t step, double loss) {
+  TrialStep result;
+  result.loss = loss;
+  result.grad_norm = gradient_norm(trial);
+  result.learning_rate = trial.learning_rate->at(step - 1);
+  result.finite = std::isfinite(loss) && std::isfinite(result.grad_norm);
+  if (!result.finite) return result;
+
+  const at::NoGradGuard no_grad;
+  at::Tensor mine = trial.arena->gradients().slice(0, trial.optimizer->begin(), trial.optimizer->end());
+  const double max_value = trial.max_grad_value->at(step - 1);
+  if (max_value > 0) mine.clamp_(-max_value, max_value);
+  result.clip_coefficient = optim::clip_coefficient(result.grad_norm, trial.max_grad_norm->at(step - 1));
+  if (result.clip_coefficient < 1) mine.mul_(result.clip_coefficient);
+
+  trial.optimizer->step(*trial.arena, {{"hypernetwork", result.learning_rate}}, step);
+  at::Tensor parameters = trial.arena->parameters();
+  all_gather(comm_, parameters);
+  return result;
+}
+
+at::Tensor Step::take_buffer(const Trial& trial) {
+  const auto found = std::find_if(free_buffers_.begin(), free_buffers_.end(),
+                                  [&](const at::Tensor& buffer) { return buffer.numel() == trial.arena->size(); });
+  if (found == free_buffers_.end()) return at::zeros_like(trial.arena->parameters());
+  at::Tensor buffer = std::move(*found);
+  free_buffers_.erase(found);
+  return buffer.zero_();
+}
+
+}  // namespace ldmtune::train

@@ -1,0 +1,144 @@
+#include "train/validation.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <map>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "train/collectives.h"
+#include "train/micro_batch.h"
+
+namespace ldmtune::train {
+namespace {
+
+std::vector<std::int64_t> fixed_timesteps(std::int64_t count, std::int64_t num_train_timesteps) {
+  if (count < 4 || count % 4 != 0 || count > num_train_timesteps) {
+    fail_input("option validation.timesteps: expected a multiple of 4 from 4 to ", num_train_timesteps, ", found ",
+               count);
+  }
+  std::vector<std::int64_t> timesteps;
+  for (std::int64_t j = 0; j < count; ++j) timesteps.push_back((2 * j + 1) * num_train_timesteps / (2 * count));
+  return timesteps;
+}
+
+std::uint64_t image_key(const store::SampleRecord& record) {
+  std::uint64_t key = 0;
+  for (int byte = 7; byte >= 0; --byte) key = key << 8 | record.image_sha256[static_cast<std::size_t>(byte)];
+  return key;
+}
+
+/// Means over the rows of each image, of each quartile, and over the images. Rows stand image by image.
+ValidationLoss summarize(const std::vector<double>& rows, std::size_t images, std::size_t timesteps) {
+  ValidationLoss loss;
+  for (std::size_t i = 0; i < images; ++i) {
+    double sum = 0;
+    for (std::size_t j = 0; j < timesteps; ++j) {
+      sum += rows[i * timesteps + j];
+      loss.by_quartile[j * 4 / timesteps] += rows[i * timesteps + j] * 4 / static_cast<double>(timesteps * images);
+    }
+    loss.by_image.push_back(sum / static_cast<double>(timesteps));
+    loss.mean += loss.by_image.back() / static_cast<double>(images);
+  }
+  return loss;
+}
+
+}  // namespace
+
+std::vector<std::size_t> validation_samples(const data::LatentDataset& dataset, store::Split split,
+                                            std::int64_t limit) {
+  std::vector<std::size_t> samples;
+  for (const auto& bucket : dataset.by_bucket(split)) {
+    for (const std::size_t sample : bucket) {
+      if (dataset.record(sample).variant == 0) samples.push_back(sample);
+    }
+  }
+  std::stable_sort(samples.begin(), samples.end(), [&](std::size_t a, std::size_t b) {
+    return dataset.record(a).image_sha256 < dataset.record(b).image_sha256;
+  });
+  if (limit > 0 && samples.size() > static_cast<std::size_t>(limit)) samples.resize(static_cast<std::size_t>(limit));
+  return samples;
+}
+
+Validator::Validator(const model::BaseModel& base, const diffusion::NoiseSchedule& schedule,
+                     pipeline::PromptEncoder& prompts, const TrainConfig& config, comm::Communicator& comm,
+                     at::Device device)
+    : base_(base),
+      schedule_(schedule),
+      prompts_(prompts),
+      templates_(config.caption.template_text, config.caption.name),
+      seed_(config.validation.seed),
+      batch_size_(config.validation.batch_size),
+      comm_(comm),
+      device_(device),
+      timesteps_(fixed_timesteps(config.validation.timesteps, schedule.num_train_timesteps())) {
+  if (batch_size_ < 1) fail_input("option validation.batch_size: expected 1 or more, found ", batch_size_);
+}
+
+ValidationLoss Validator::evaluate(const ValidationSet& set, const HooksFactory& hooks) const {
+  // Batches never mix buckets; within a bucket rows stand image by image, and the last batch is padded to the fixed
+  // width.
+  std::map<store::BucketSize, std::vector<Row>> by_bucket;
+  for (const std::size_t sample : set.samples) {
+    for (std::size_t j = 0; j < timesteps_.size(); ++j) by_bucket[set.dataset->bucket(sample)].push_back({sample, j});
+  }
+  std::vector<double> mine;
+  std::map<std::size_t, std::vector<double>> by_sample;
+  std::vector<std::vector<Row>> batches;
+  for (const auto& [bucket, rows] : by_bucket) {
+    for (std::size_t begin = 0; begin < rows.size(); begin += static_cast<std::size_t>(batch_size_)) {
+      const std::size_t end = std::min(rows.size(), begin + static_cast<std::size_t>(batch_size_));
+      batches.emplace_back(rows.begin() + static_cast<std::ptrdiff_t>(begin),
+                           rows.begin() + static_cast<std::ptrdiff_t>(end));
+    }
+  }
+  const auto ranks = static_cast<std::size_t>(comm_.size());
+  for (std::size_t b = static_cast<std::size_t>(comm_.rank()); b < batches.size(); b += ranks) {
+    const std::vector<double> losses = evaluate_batch(set, batches[b], hooks);
+    mine.insert(mine.end(), losses.begin(), losses.end());
+  }
+  std::vector<std::vector<double>> by_rank;
+  for (const std::string& bytes : comm_.all_gather(to_bytes(mine))) by_rank.push_back(from_bytes(bytes));
+  std::vector<std::size_t> taken(ranks);
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    for (const Row& row : batches[b]) by_sample[row.sample].push_back(by_rank[b % ranks][taken[b % ranks]++]);
+  }
+  std::vector<double> rows;
+  for (const std::size_t sample : set.samples)
+    rows.insert(rows.end(), by_sample[sample].begin(), by_sample[sample].end());
+  return summarize(rows, set.samples.size(), timesteps_.size());
+}
+
+std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const std::vector<Row>& rows,
+                                              const HooksFactory& hooks) const {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> latents, noise;
+  std::vector<std::int64_t> timesteps;
+  std::vector<std::string> captions;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(batch_size_); ++i) {
+    const Row& row = rows[std::min(i, rows.size() - 1)];
+    const store::SampleRecord& record = set.dataset->record(row.sample);
+    latents.push_back(set.dataset->latent(row.sample).mean * set.dataset->index().scaling_factor);
+    const RandomStream stream{seed_, Purpose::validation_noise, static_cast<std::uint32_t>(row.timestep_index),
+                              image_key(record)};
+    noise.push_back(normal_tensor(stream, latents.back().sizes()));
+    timesteps.push_back(timesteps_[row.timestep_index]);
+    const std::string& caption = set.dataset->caption(row.sample);
+    captions.push_back(set.uses_templates ? templates_.plain(caption) : caption);
+  }
+  const at::Tensor clean = at::stack(latents), noise_BCHW = at::stack(noise),
+                   timestep = at::tensor(timesteps, at::kLong);
+  const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();
+  const auto forward_hooks = hooks ? hooks() : nullptr;
+  const at::Tensor prediction =
+      base_.unet->forward(schedule_.add_noise(clean, noise_BCHW, timestep).to(device_, dtype), timestep.to(device_),
+                          prompts_.encode(captions).to(device_, dtype), forward_hooks.get());
+  const at::Tensor loss =
+      diffusion::per_sample_mse(prediction.to(at::kFloat), schedule_.target(clean, noise_BCHW, timestep).to(device_))
+          .to(at::kCPU, at::kDouble);
+  const double* values = loss.data_ptr<double>();
+  return {values, values + rows.size()};
+}
+
+}  // namespace ldmtune::train
