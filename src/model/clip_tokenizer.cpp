@@ -1,7 +1,9 @@
 #include "model/clip_tokenizer.h"
 
 #include <algorithm>
+#include <map>
 #include <mutex>
+#include <sstream>
 #include <string_view>
 #include <unordered_map>
 
@@ -9,6 +11,7 @@
 #include "model/byte_pair_encoding.h"
 #include "model/text_normalizer.h"
 #include "model/tokenizer_files.h"
+#include "store/files.h"
 
 namespace ldmtune::model {
 namespace {
@@ -122,6 +125,18 @@ std::int64_t CLIPTokenizer::eos_token_id() const { return impl_->files.eos_token
 std::int64_t CLIPTokenizer::pad_token_id() const { return impl_->files.pad_token_id; }
 std::int64_t CLIPTokenizer::vocab_size() const { return static_cast<std::int64_t>(impl_->files.vocabulary.size()); }
 std::int64_t CLIPTokenizer::model_max_length() const { return impl_->files.model_max_length; }
+
+std::string CLIPTokenizer::sha256() const {
+  const TokenizerFiles& files = impl_->files;
+  std::ostringstream text;
+  for (const auto& [token, id] : std::map(files.vocabulary.begin(), files.vocabulary.end())) {
+    text << token << ' ' << id << '\n';
+  }
+  for (const auto& [left, right] : files.merges) text << left << ' ' << right << '\n';
+  for (const WholeToken& token : files.whole_tokens) text << token.content << ' ' << token.normalized << '\n';
+  text << files.bos_token_id << ' ' << files.eos_token_id << ' ' << files.pad_token_id << ' ' << files.unk_token_id;
+  return store::sha256_text(text.str());
+}
 
 std::vector<std::int64_t> CLIPTokenizer::tokenize(const std::string& text) const {
   check_text(text, "caption");

@@ -24,7 +24,11 @@ class CLIPTokenizer {
   /// to that).
   std::int64_t model_max_length() const;
 
+  /// Hash of what decides the ids: vocabulary, merges, special and added tokens; however the files spell them.
+  std::string sha256() const;
+
   /// BPE tokens of the text without special tokens, of any length.
+  /// Errors: InputError for NUL, bad UTF-8, or more than kMaxTextBytes (model/text_normalizer.h).
   std::vector<std::int64_t> tokenize(const std::string& text) const;
 
   struct Encoded {
