@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <climits>
-#include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <numeric>
 
@@ -153,16 +151,7 @@ bool MpiCommunicator::any(bool value) {
   return all != 0;
 }
 
-void MpiCommunicator::abort(int exit_code) {
-  char host[MPI_MAX_PROCESSOR_NAME] = "unknown";
-  int length = 0;
-  MPI_Get_processor_name(host, &length);
-  std::fprintf(stderr, "ldmtune: rank %d of %d on host %s failed; ending all ranks with exit code %d\n", rank_, size_,
-               host, exit_code);
-  std::fflush(nullptr);
-  MPI_Abort(comm_, exit_code);
-  std::_Exit(exit_code);
-}
+void MpiCommunicator::abort(int exit_code) { end_all_ranks(exit_code); }
 
 }  // namespace
 

@@ -1,3 +1,4 @@
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
 
@@ -35,7 +36,7 @@ Runtime::Runtime(int& argc, char**& argv) {
 Runtime::~Runtime() {
   if (!mpi_is_running()) return;
   // MPI_Finalize would wait for ranks that in turn wait for this one.
-  if (std::uncaught_exceptions() > 0) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::failed));
+  if (std::uncaught_exceptions() > 0) end_all_ranks(static_cast<int>(ExitCode::failed));
   MPI_Finalize();
 }
 
@@ -44,6 +45,19 @@ bool mpi_is_running() {
   MPI_Initialized(&initialized);
   MPI_Finalized(&finalized);
   return initialized != 0 && finalized == 0;
+}
+
+void end_all_ranks(int exit_code) {
+  int rank = 0, size = 1, length = 0;
+  char host[MPI_MAX_PROCESSOR_NAME] = "unknown";
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  MPI_Get_processor_name(host, &length);
+  std::fprintf(stderr, "ldmtune: rank %d of %d on host %s failed; ending all ranks with exit code %d\n", rank, size,
+               host, exit_code);
+  std::fflush(nullptr);
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
 }
 
 std::unique_ptr<Communicator> world() { return world(false); }

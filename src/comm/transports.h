@@ -14,6 +14,9 @@ inline constexpr std::int64_t kMaxMessageElements = std::int64_t{1} << 30;
 /// True between MPI_Init and MPI_Finalize.
 bool mpi_is_running();
 
+/// MPI_Abort after a line on standard error that names this rank and its host. MPI is running.
+[[noreturn]] void end_all_ranks(int exit_code);
+
 /// All MPI ranks, for buffers in host memory. Tests pass a small `max_message_elements`.
 std::unique_ptr<Communicator> mpi_world(std::int64_t max_message_elements = kMaxMessageElements);
 
