@@ -28,7 +28,7 @@ LatentShape latent_shape(const model::BaseModel& base, const GenerateRequest& re
     }
     return pixels / factor;
   };
-  return {base.unet->in_channels(), side("height", request.height), side("width", request.width)};
+  return {base.vae->latent_channels(), side("height", request.height), side("width", request.width)};
 }
 
 at::Tensor initial_noise(const LatentShape& shape, const GenerateRequest& request) {
@@ -82,6 +82,10 @@ at::Tensor decode(const model::AutoencoderKL& vae, const at::Tensor& latent) {
 void check(const model::BaseModel& base, const GenerateRequest& request) {
   if (!base.unet || !base.vae) {
     fail_input(base.folder.string(), ": pictures need the base's UNet and VAE, which were not loaded");
+  }
+  if (base.unet->in_channels() != base.vae->latent_channels()) {
+    fail_input(base.folder.string(), ": its UNet reads ", base.unet->in_channels(), " channels, its VAE gives ",
+               base.vae->latent_channels(), "; inpainting and depth models cannot draw from a prompt alone");
   }
   const std::int64_t most = base.scheduler_config.value("num_train_timesteps", std::int64_t{1000});
   if (request.num_inference_steps < 1 || request.num_inference_steps > most) {

@@ -52,7 +52,7 @@ ScanResult scan_images(const std::vector<data::ImageEntry>& entries, const std::
 
   std::map<std::size_t, nlohmann::json> examined;
   for (const std::string& share : shares) {
-    for (nlohmann::json& item : nlohmann::json::parse(share)) examined[item.at("index")] = std::move(item);
+    for (const nlohmann::json& item : nlohmann::json::parse(share)) examined[item.at("index")] = item;
   }
   ScanResult result;
   for (const auto& [index, item] : examined) {
