@@ -1,0 +1,151 @@
+"""Curves as inline SVG. Colours are CSS variables of the page, so that a figure follows its light or dark theme."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import pandas as pd  # noqa: E402
+
+SERIES = 8
+# matplotlib wants real colours; each stands for a CSS variable and is replaced by it in the SVG.
+_STAND_INS = {"#010203": "--muted", "#010204": "--line", "#010205": "--muted-strong"}
+_STAND_INS.update({f"#0102{16 + i:02x}": f"--series-{i}" for i in range(SERIES)})
+_COLOUR = {variable: colour for colour, variable in _STAND_INS.items()}
+
+
+def series_colour(index: int) -> str:
+    return _COLOUR[f"--series-{index % SERIES}"]
+
+
+def _line_style(index: int) -> str:
+    return ["-", "--", ":", "-."][(index // SERIES) % 4]
+
+
+def _figure(columns: int, height: float = 3.1):
+    style = {
+        "font.family": "sans-serif",
+        "font.size": 8.5,
+        "svg.fonttype": "none",
+        "text.color": _COLOUR["--muted-strong"],
+        "axes.labelcolor": _COLOUR["--muted-strong"],
+        "axes.edgecolor": _COLOUR["--line"],
+        "axes.titlesize": 9.5,
+        "axes.titlecolor": _COLOUR["--muted-strong"],
+        "xtick.color": _COLOUR["--line"],
+        "ytick.color": _COLOUR["--line"],
+        "xtick.labelcolor": _COLOUR["--muted-strong"],
+        "ytick.labelcolor": _COLOUR["--muted-strong"],
+        "grid.color": _COLOUR["--line"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(1, columns, figsize=(5.2 * columns, height), squeeze=False)
+        for axis in axes[0]:
+            axis.grid(True, linewidth=0.5, alpha=0.6)
+            axis.set_axisbelow(True)
+            axis.tick_params(length=0)
+        return figure, list(axes[0])
+
+
+def _to_svg(figure, name: str, label: str) -> str:
+    figure.tight_layout(w_pad=3)
+    stream = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    svg = stream.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    # ids are unique inside a figure only; several figures share the page
+    svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
+    for colour, variable in _STAND_INS.items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px; font-family: inherit", svg)
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="plot"', svg, count=1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _numeric(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    return frame[["step", column]].apply(pd.to_numeric, errors="coerce").dropna()
+
+
+def _smoothed(values: pd.Series) -> pd.Series:
+    """Centred moving average over a thirtieth of the run: a step's loss is mostly the luck of its timesteps."""
+    return values.rolling(max(1, len(values) // 30 * 2 + 1), center=True, min_periods=1).mean()
+
+
+def loss_curves(configurations: list) -> str | None:
+    """Training loss (smoothed) and held-out loss over steps, a colour a configuration, a line a seed; None without any rows."""
+    if all(run.validation.empty and run.metrics.empty for c in configurations for run in c.runs):
+        return None
+    figure, (train, heldout) = _figure(2)
+    for index, configuration in enumerate(configurations):
+        line = {"color": series_colour(index), "linestyle": _line_style(index), "linewidth": 1.5}
+        for run in configuration.runs:
+            rows = _numeric(run.metrics, "loss")
+            train.plot(rows["step"], _smoothed(rows["loss"]), **{**line, "linewidth": 1.1}, alpha=0.9)
+            rows = _numeric(run.validation, "concept_heldout")
+            heldout.plot(rows["step"], rows["concept_heldout"], marker="o", markersize=2.5, **line)
+    base = configurations[0].mean("base_heldout_loss")
+    if base == base:
+        heldout.axhline(base, color=_COLOUR["--muted"], linewidth=1, linestyle=(0, (4, 3)))
+        heldout.annotate("untouched base", (1, base), xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points",
+                         ha="right", fontsize=8, color=_COLOUR["--muted-strong"])
+    train.set_title("Training loss (moving average)", loc="left")
+    heldout.set_title("Held-out loss, same noise every time", loc="left")
+    for axis in (train, heldout):
+        axis.set_xlabel("update")
+        axis.margins(x=0.02)
+    return _to_svg(figure, "curves", "Training and held-out loss over updates")
+
+
+def adjacent_curves(configurations: list) -> str | None:
+    """Loss on adjacent concepts over steps; None where it was not measured."""
+    drawn = [run for c in configurations for run in c.runs if not _numeric(run.validation, "adjacent").empty]
+    if not drawn:
+        return None
+    figure, (axis,) = _figure(1)
+    for index, configuration in enumerate(configurations):
+        for run in configuration.runs:
+            rows = _numeric(run.validation, "adjacent")
+            axis.plot(rows["step"], rows["adjacent"], marker="o", markersize=2.5, color=series_colour(index),
+                      linestyle=_line_style(index), linewidth=1.5)
+    axis.set_title("Loss on adjacent concepts (rising: forgetting)", loc="left")
+    axis.set_xlabel("update")
+    return _to_svg(figure, "adjacent", "Loss on adjacent concepts over updates")
+
+
+def quartile_plot(configurations: list) -> str | None:
+    """Held-out loss by timestep quartile at the end, with the untouched base; None where it was not measured."""
+    names = [f"heldout_q{i}" for i in range(1, 5)]
+    figure, (axis,) = _figure(1)
+    places = range(4)
+    base = None
+    for index, configuration in enumerate(configurations):
+        ends = []
+        for run in configuration.runs:
+            rows = run.validation[["step", *names]].apply(pd.to_numeric, errors="coerce").dropna()
+            if rows.empty:
+                continue
+            ends.append(rows.iloc[-1][names])
+            if base is None and rows.iloc[0]["step"] == 0:
+                base = rows.iloc[0][names]
+        if ends:
+            axis.plot(places, pd.DataFrame(ends).mean(), marker="o", markersize=4, color=series_colour(index),
+                      linestyle=_line_style(index), linewidth=1.5)
+    if not axis.lines:
+        plt.close(figure)
+        return None
+    if base is not None:
+        axis.plot(places, base, marker="o", markersize=4, color=_COLOUR["--muted"], linestyle=(0, (4, 3)), linewidth=1.2)
+    axis.set_xticks(list(places), ["first quarter\n(least noise)", "second", "third", "last quarter\n(most noise)"])
+    axis.set_xlim(-0.35, 3.35)
+    axis.set_ylim(bottom=0)
+    axis.set_title("Held-out loss by timestep", loc="left")
+    return _to_svg(figure, "quartiles", "Held-out loss by timestep quartile")

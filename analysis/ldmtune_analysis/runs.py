@@ -1,0 +1,243 @@
+"""Run folders and sweep folders as pandas DataFrames."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from .statistics import Interval, paired_interval
+
+_COLUMNS = {
+    "metrics.csv": ["step", "epoch", "loss", "lr", "grad_norm", "samples_per_s", "seconds"],
+    "validation.csv": ["step", "concept_train", "concept_heldout", "adjacent", "heldout_q1", "heldout_q2", "heldout_q3", "heldout_q4"],
+    "validation_images.csv": ["step", "kind", "sample_id", "source", "loss"],
+}
+
+
+@dataclass
+class Run:
+    """One training run: what its folder holds."""
+
+    name: str
+    folder: Path
+    status: str  # done | failed | interrupted | pending
+    options: dict  # the options that vary in its sweep
+    seed: int
+    result: dict
+    metrics: pd.DataFrame
+    validation: pd.DataFrame
+    images: pd.DataFrame
+    config: dict  # resolved options, "section.option" -> text
+    reason: str = ""
+    trial: int | None = None
+    planned: dict = field(default_factory=dict)
+
+    def score(self, key: str) -> float:
+        """A number of result.json; NaN where it is missing or null."""
+        value = self.result.get(key)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+    def losses(self, kind: str = "heldout", at: str = "end") -> pd.Series:
+        """Loss of each image by sample_id at the "end", or of the untouched "base" (step 0)."""
+        rows = self.images[self.images["kind"] == kind]
+        if at == "base":
+            rows = rows[rows["step"] == 0]
+        else:
+            rows = rows[(rows["step"] == rows["step"].max()) & (rows["step"] > 0)]
+        return rows.drop_duplicates("sample_id", keep="last").set_index("sample_id")["loss"].astype(float)
+
+
+@dataclass
+class Configuration:
+    """Finished runs that differ in their seed alone."""
+
+    label: str
+    options: dict
+    runs: list
+
+    def mean(self, key: str) -> float:
+        values = [run.score(key) for run in self.runs]
+        known = [value for value in values if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.nan
+
+    def spread(self, key: str) -> float:
+        """Standard deviation over seeds; NaN for a single one."""
+        return pd.Series([run.score(key) for run in self.runs]).std(ddof=1)
+
+    def change(self, key: str, base_key: str) -> float:
+        return self.mean(key) - self.mean(base_key)
+
+    def losses(self, kind: str = "heldout", at: str = "end") -> pd.DataFrame:
+        """(images, seeds); the base is the same for all seeds, so it has one column."""
+        runs = self.runs[:1] if at == "base" else self.runs
+        return pd.DataFrame({run.seed: run.losses(kind, at) for run in runs}).dropna()
+
+    def against_base(self, kind: str = "heldout") -> Interval:
+        return paired_interval(self.losses(kind), self.losses(kind, at="base"))
+
+    def against(self, other: "Configuration", kind: str = "heldout") -> Interval:
+        return paired_interval(self.losses(kind), other.losses(kind))
+
+    @property
+    def exported(self) -> Run:
+        """The run that stands for it: the seed with the lowest held-out loss."""
+        return min(self.runs, key=lambda run: (run.score("heldout_loss"), run.seed))
+
+
+@dataclass
+class Sweep:
+    title: str
+    folder: Path | None
+    varied: list
+    runs: list
+    best: dict | None = None
+    pictures: dict | None = None
+    plan: dict = field(default_factory=dict)
+
+    @property
+    def configurations(self) -> list:
+        """Configurations with a finished run, lowest mean held-out loss first."""
+        groups: dict = {}
+        for run in self.runs:
+            if run.status == "done" and math.isfinite(run.score("heldout_loss")):
+                key = json.dumps({name: value for name, value in run.options.items() if name != "train.seed"})
+                groups.setdefault(key, []).append(run)
+        found = [Configuration(option_label(json.loads(key)) or runs[0].name, json.loads(key), runs) for key, runs in groups.items()]
+        return sorted(found, key=lambda configuration: configuration.mean("heldout_loss"))
+
+    @property
+    def unfinished(self) -> list:
+        return [run for run in self.runs if run.status != "done"]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a run: options, status and scores."""
+        rows = []
+        for run in self.runs:
+            row = {"trial": run.trial, "name": run.name, "status": run.status, **run.options, "seed": run.seed}
+            rows.append({**row, **{key: value for key, value in run.result.items() if key != "status"}, "reason": run.reason})
+        return pd.DataFrame(rows)
+
+
+def option_label(options: dict) -> str:
+    """ "1,2,4,2,1 · layer norm" for {"hypernetwork.layer_structure": "1,2,4,2,1", "hypernetwork.layer_norm": "true"}."""
+    parts = []
+    for name, value in options.items():
+        short = name.rsplit(".", 1)[-1].replace("_", " ")
+        if value == "true":
+            parts.append(short)
+        elif value == "false":
+            parts.append("no " + short)
+        elif short == "layer structure":
+            parts.append(value)
+        elif short == "folder":
+            parts.append(value)
+        else:
+            parts.append(f"{short} {value or 'none'}")
+    return " · ".join(parts)
+
+
+def read_json(file: Path) -> dict:
+    with open(file, encoding="utf-8") as stream:
+        value = json.load(stream)
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: expected a JSON object")
+    return value
+
+
+def _read_csv(folder: Path, name: str) -> pd.DataFrame:
+    """The file with at least the columns that the contract names; empty where the run has not written it yet."""
+    file = folder / name
+    if not file.is_file() or file.stat().st_size == 0:
+        return pd.DataFrame(columns=_COLUMNS[name])
+    frame = pd.read_csv(file, dtype={"sample_id": "Int64"} if name == "validation_images.csv" else None)
+    for column in _COLUMNS[name]:
+        if column not in frame:
+            frame[column] = math.nan
+    return frame
+
+
+def _read_config(file: Path) -> dict:
+    if not file.is_file():
+        return {}
+    parser = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str
+    parser.read_string("[ ]\n" + file.read_text(encoding="utf-8"))
+    options = {}
+    for section in parser.sections():
+        for name, value in parser[section].items():
+            options[name if section == " " else f"{section}.{name}"] = value
+    return options
+
+
+def _status(folder: Path, result: dict, failure: Path) -> str:
+    if result.get("status") == "done":
+        return "done"
+    if failure.is_file():
+        return "failed"
+    return "interrupted" if any(folder.glob("checkpoints/step-*")) else "pending"
+
+
+def load_run(folder, options: dict | None = None, trial: int | None = None, planned: dict | None = None) -> Run:
+    """Reads one run folder; files that are not there yet give empty tables."""
+    folder = Path(folder)
+    planned = planned or {}
+    result = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
+    failure = folder.with_name(folder.name + ".failed.json")
+    status = _status(folder, result, failure)
+    config = _read_config(folder / "config.cfg")
+    return Run(
+        name=folder.name,
+        folder=folder,
+        status=status,
+        options=dict(options or {}),
+        seed=int(planned.get("seed", config.get("train.seed", 0))),
+        result=result if status == "done" else {},
+        metrics=_read_csv(folder, "metrics.csv"),
+        validation=_read_csv(folder, "validation.csv"),
+        images=_read_csv(folder, "validation_images.csv"),
+        config=config,
+        reason=read_json(failure).get("reason", "") if status == "failed" else "",
+        trial=trial,
+        planned=planned,
+    )
+
+
+def load_sweep(folder) -> Sweep:
+    """Reads a sweep folder (sweep.json, trials/, and where they are there pictures/index.json and best.json).
+
+    Errors: FileNotFoundError if the folder holds no sweep.json.
+    """
+    folder = Path(folder)
+    plan_file = folder / "sweep.json"
+    if not plan_file.is_file():
+        raise FileNotFoundError(f"{folder}: no sweep.json there; expected the sweep.output folder of `ldmtune sweep ... run`")
+    plan = read_json(plan_file)
+    runs = [load_run(folder / entry["folder"], entry["options"], entry["trial"], entry) for entry in plan["trials"]]
+    index = folder / "pictures" / "index.json"
+    return Sweep(
+        title=folder.resolve().name,
+        folder=folder,
+        varied=list(plan["varied"]),
+        runs=runs,
+        best=read_json(folder / "best.json") if (folder / "best.json").is_file() else None,
+        pictures=read_json(index) if index.is_file() else None,
+        plan=plan,
+    )
+
+
+def load_runs(folders) -> Sweep:
+    """Single runs beside each other, each a configuration of its own under its folder's name."""
+    paths = [Path(folder) for folder in folders]
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path}: no such run folder")
+    names = [path.name for path in paths]
+    labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    runs = [load_run(path, {"folder": label}, number) for number, (path, label) in enumerate(zip(paths, labels))]
+    return Sweep(title=" | ".join(labels), folder=None, varied=["folder"], runs=runs)
