@@ -26,7 +26,11 @@ std::string shape_text(at::IntArrayRef shape) {
 Weights::Weights(store::TensorMap tensors, std::string source, at::ScalarType dtype, at::Device device)
     : tensors_(std::move(tensors)), source_(std::move(source)), dtype_(dtype), device_(device) {}
 
+Weights::Weights(Maker make, std::string source, at::ScalarType dtype, at::Device device)
+    : make_(std::move(make)), source_(std::move(source)), dtype_(dtype), device_(device) {}
+
 at::Tensor Weights::take(const std::string& key, at::IntArrayRef shape) {
+  if (make_ && taken_.count(key) == 0) tensors_.emplace(key, make_(key, shape));
   const auto found = tensors_.find(key);
   if (found == tensors_.end()) {
     if (taken_.count(key) > 0) fail(source_, ": tensor \"", key, "\" was taken twice");

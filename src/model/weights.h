@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,10 @@ class Weights {
   /// `source` names the file or folder for errors; tensors are converted to `dtype` on `device` when taken.
   Weights(store::TensorMap tensors, std::string source, at::ScalarType dtype = at::kFloat,
           at::Device device = at::kCPU);
+
+  /// Weights made on demand instead of read, for a model without a checkpoint (benchmarks, tests): `make(key, shape)`.
+  using Maker = std::function<at::Tensor(const std::string& key, at::IntArrayRef shape)>;
+  Weights(Maker make, std::string source, at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
 
   /// The tensor under `key`, contiguous and 64-byte aligned (alignment changes bits, see FACTS.md), without a gradient
   /// history. Errors: InputError if it is missing or its shape is not `shape` (both are named).
@@ -32,6 +37,7 @@ class Weights {
   at::Device device() const { return device_; }
 
  private:
+  Maker make_;
   store::TensorMap tensors_;  ///< not taken yet
   store::TensorMap taken_;
   std::string source_;
