@@ -1,6 +1,7 @@
 #include "model/clip_tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -19,7 +20,7 @@ using Ids = std::vector<std::int64_t>;
 class CLIPTokenizerTest : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) / testing::UnitTest::GetInstance()->current_test_info()->name();
+    folder_ = fs::path(testing::TempDir()) / ("clip_tokenizer_" + std::to_string(getpid()));
     fs::remove_all(folder_);
     fs::create_directories(folder_);
     std::vector<std::string> tokens(byte_characters().begin(), byte_characters().end());
