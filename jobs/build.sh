@@ -21,8 +21,6 @@ case "$preset" in
   debug | sanitize | cuda) folder="$LDMTUNE_ROOT/build-$preset" ;;
   *) die 2 "--preset: expected release, debug, sanitize or cuda, found '$preset'" ;;
 esac
-# A newer CMake than the system's may lie there (jobs/setup.sh).
-[ ! -x "$LDMTUNE_ROOT/.venv/bin/cmake" ] || PATH="$LDMTUNE_ROOT/.venv/bin:$PATH"
 
 build_jobs() {
   local cores memory

@@ -19,6 +19,9 @@ if [ -f /.dockerenv ] || [ -f /run/.containerenv ]; then
   export OMPI_MCA_btl_vader_single_copy_mechanism="${OMPI_MCA_btl_vader_single_copy_mechanism:-none}"
 fi
 
+# Set-up puts a newer CMake there where the system's is too old.
+if [ -x "$LDMTUNE_ROOT/.venv/bin/cmake" ]; then PATH="$LDMTUNE_ROOT/.venv/bin:$PATH"; fi
+
 # The Python that set-up prepared: .venv at the repository's root if it is there, else LDMTUNE_PYTHON, else python3.
 ldmtune_python() {
   if [ -x "$LDMTUNE_ROOT/.venv/bin/python" ]; then
@@ -40,6 +43,39 @@ die() {
   shift
   printf 'error: %s\n' "$@" >&2
   exit "$code"
+}
+
+# supervise LAUNCHER [ARGUMENT ...]: runs mpirun or srun and turns SIGTERM, SIGINT and SIGUSR2 into a SIGUSR2 that the
+# launcher forwards to its ranks, on which ldmtune writes a checkpoint and exits with 85. A second SIGINT ends them at
+# once. Returns the launcher's exit code.
+supervise() {
+  local before code
+  supervise_signals=0
+  supervise_interrupts=0
+  "$@" &
+  supervise_pid=$!
+  trap 'supervise_forward USR2' TERM USR2
+  trap 'supervise_forward INT' INT
+  # A trapped signal ends `wait` early; only a wait without one has the launcher's own exit code.
+  while :; do
+    before=$supervise_signals
+    code=0
+    wait "$supervise_pid" || code=$?
+    [ "$supervise_signals" -ne "$before" ] || break
+  done
+  trap - TERM USR2 INT
+  return "$code"
+}
+
+supervise_forward() {
+  supervise_signals=$((supervise_signals + 1))
+  if [ "$1" = INT ]; then supervise_interrupts=$((supervise_interrupts + 1)); fi
+  if [ "$supervise_interrupts" -ge 2 ]; then
+    kill -TERM "$supervise_pid" 2>/dev/null || true
+  else
+    [ "$supervise_signals" -gt 1 ] || echo "stopping: the ranks write a checkpoint first (Ctrl-C twice ends them at once)" >&2
+    kill -USR2 "$supervise_pid" 2>/dev/null || true
+  fi
 }
 
 # usage FILE: the comment at the top of a script is its help.

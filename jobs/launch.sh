@@ -5,7 +5,7 @@
 #
 # As mpirun, with what one or two cores, containers and root need, and with a soft stop: SIGTERM, SIGINT (Ctrl-C) and
 # SIGUSR2 reach the ranks as SIGUSR2, on which ldmtune writes a checkpoint and exits with 85. (mpirun itself would
-# kill the ranks a second after SIGTERM.) A second signal ends the ranks at once. Exits with mpirun's code.
+# kill the ranks a second after SIGTERM.) A second Ctrl-C ends the ranks at once. Exits with mpirun's code.
 # RANKS is 2 unless -n or LDMTUNE_RANKS says otherwise.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -19,27 +19,5 @@ esac
 [[ "$ranks" =~ ^[1-9][0-9]*$ ]] || die 2 "-n: expected a number of ranks, found '$ranks'"
 command -v mpirun >/dev/null || die 2 "mpirun is not on PATH: run jobs/setup.sh, or load your site's Open MPI module"
 
-# A session of its own keeps the terminal's Ctrl-C from reaching mpirun before this script has asked the ranks to save.
-setsid mpirun --oversubscribe --bind-to none -n "$ranks" "$@" &
-mpirun=$!
-
-signals=0
-stop() {
-  signals=$((signals + 1))
-  if [ "$signals" -eq 1 ]; then
-    echo "stopping: the ranks write a checkpoint first (once more to end them at once)" >&2
-    kill -USR2 "$mpirun" 2>/dev/null || true
-  else
-    kill -TERM "$mpirun" 2>/dev/null || true
-  fi
-}
-trap stop TERM INT USR2
-
-# A trapped signal ends `wait` early; only a wait without one has mpirun's own exit code.
-while :; do
-  before=$signals
-  code=0
-  wait "$mpirun" || code=$?
-  [ "$signals" -ne "$before" ] || break
-done
-exit "$code"
+# A session of its own keeps the terminal's Ctrl-C from reaching mpirun before the ranks were asked to save.
+supervise setsid mpirun --oversubscribe --bind-to none -n "$ranks" "$@"

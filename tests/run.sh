@@ -4,7 +4,7 @@
 #   tests/run.sh [CTEST OPTION ...]
 #
 # Installs what is missing (jobs/setup.sh --tests), builds, and runs ctest, two tests at a time. Options go to ctest:
-# `tests/run.sh -R model` runs what has model in its name, `tests/run.sh -L parity` one kind of test.
+# `tests/run.sh -R model` runs what has model in its name, `tests/run.sh -R '^parity'` one kind of test.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../jobs/environment.sh"
 case "${1:-}" in -h | --help) usage "${BASH_SOURCE[0]}"; exit 0 ;; esac

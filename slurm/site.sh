@@ -1,0 +1,27 @@
+# shellcheck shell=bash
+# Settings of your site: the only file in this folder to edit. It is read twice: by you before sbatch (which takes
+# SBATCH_* as its options) and by the job on its first node. What you give to sbatch itself (--nodes=2 ...) wins.
+
+# Where and for whom jobs run. `sinfo -s` lists partitions, `sacctmgr show associations user=$USER` accounts.
+#export SBATCH_PARTITION=gpu
+#export SBATCH_ACCOUNT=my-project
+#export SBATCH_QOS=normal
+export SBATCH_TIMELIMIT="${SBATCH_TIMELIMIT:-04:00:00}"
+
+# GPUs per node, if the build uses CUDA (build-cuda/): then --ntasks-per-node should be the same number, a rank a GPU.
+#export SBATCH_GPUS_PER_NODE=4
+
+# How ranks start. srun --mpi=pmix fits an Open MPI that Slurm knows (`srun --mpi=list` must name pmix); otherwise mpirun.
+# shellcheck disable=SC2034  # used by train.sbatch
+LDMTUNE_LAUNCHER=(srun --mpi=pmix --kill-on-bad-exit=1)
+#LDMTUNE_LAUNCHER=(mpirun --bind-to none); export OMPI_MCA_odls_base_sigkill_timeout=20   # mpirun kills 1 s after SIGTERM else
+
+# The program, relative to the repository's root.
+LDMTUNE_PROGRAM="${LDMTUNE_PROGRAM:-build/ldmtune}"
+
+# Modules that the program was built with. The same line is needed before jobs/build.sh.
+#module purge
+#module load gcc/13 openmpi/4.1 hdf5/1.14 boost/1.83 cmake/3.27
+
+# A LibTorch of your own, for jobs/build.sh (else it looks for torch in .venv and python3).
+#export Torch_DIR=/path/to/libtorch/share/cmake/Torch
