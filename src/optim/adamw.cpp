@@ -10,11 +10,13 @@ namespace ldmtune::optim {
 
 std::vector<GroupRange> group_ranges(const Arena& arena, std::int64_t begin, std::int64_t end) {
   std::vector<GroupRange> ranges;
-  for (const ArenaEntry& entry : arena.entries()) {
-    if (!ranges.empty() && ranges.back().group == entry.spec.group) {
-      ranges.back().end = entry.offset + entry.elements;
+  const std::vector<ArenaEntry>& entries = arena.entries();
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const std::int64_t next = i + 1 < entries.size() ? entries[i + 1].offset : arena.size();
+    if (!ranges.empty() && ranges.back().group == entries[i].spec.group) {
+      ranges.back().end = next;
     } else {
-      ranges.push_back({entry.spec.group, entry.offset, entry.offset + entry.elements});
+      ranges.push_back({entries[i].spec.group, entries[i].offset, next});
     }
   }
   for (GroupRange& range : ranges) {
@@ -29,6 +31,9 @@ AdamW::AdamW(const Arena& arena, AdamWOptions options, std::int64_t begin, std::
     : options_(options), begin_(begin), end_(end), arena_size_(arena.size()) {
   if (begin < 0 || begin > end || end > arena.size()) {
     fail("optimizer slice [", begin, ", ", end, ") does not lie within the arena's ", arena.size(), " elements");
+  }
+  if (begin % kArenaAlignment != 0 || end % kArenaAlignment != 0) {
+    fail("optimizer slice [", begin, ", ", end, ") does not begin and end at multiples of ", kArenaAlignment);
   }
   ranges_ = group_ranges(arena, begin, end);
   moment1_ = at::zeros({end - begin}, arena.parameters().options());

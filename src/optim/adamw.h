@@ -23,18 +23,19 @@ struct GroupRange {
   std::int64_t begin = 0, end = 0;
 };
 
-/// The arena's elements [begin, end) as the fewest ranges of one group each: neighbours of a group are joined, padding
-/// between them (zeros, which AdamW leaves zero) included. Ranges may begin and end within a parameter.
+/// The arena's elements [begin, end) as the fewest ranges of one group each: neighbours of a group are joined, and the
+/// padding after each parameter is included (zeros, which AdamW leaves zero), so that every range is whole vectors: the
+/// fused kernel's scalar tail rounds differently. Ranges may begin and end within a parameter.
 std::vector<GroupRange> group_ranges(const Arena& arena, std::int64_t begin, std::int64_t end);
 
 class AdamW {
  public:
   /// Owns the moments of elements [begin, end) of the arena; both start as zeros.
-  /// Errors: Error if the slice is not within the arena.
+  /// Errors: Error if the slice is not within the arena or does not begin and end at multiples of kArenaAlignment.
   AdamW(const Arena& arena, AdamWOptions options, std::int64_t begin, std::int64_t end);
 
   /// Updates parameters()[begin, end) from gradients()[begin, end); `learning_rate` by group; step counts from 1.
-  /// Bitwise the same for any slicing (at::_fused_adamw_).
+  /// Bitwise the same however the arena is sliced (at::_fused_adamw_ on whole vectors).
   /// Errors: Error for a group without a learning rate, a step below 1, an arena of another size.
   void step(const Arena& arena, const std::map<std::string, double>& learning_rate, std::int64_t step);
 

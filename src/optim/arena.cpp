@@ -10,9 +10,9 @@
 namespace ldmtune::optim {
 namespace {
 
-constexpr std::int64_t kAlignment = 16;  // elements: 64 bytes of f32
-
-std::int64_t round_up(std::int64_t elements) { return (elements + kAlignment - 1) / kAlignment * kAlignment; }
+std::int64_t round_up(std::int64_t elements) {
+  return (elements + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
+}
 
 std::int64_t element_count(const ParameterSpec& spec) {
   std::int64_t count = 1;

@@ -18,10 +18,13 @@ struct ParameterSpec {
   std::string group;  ///< parameter group ("hypernetwork"): learning rate and weight decay
 };
 
+/// Parameters start at multiples of this many elements (64 bytes: kernels change bits with alignment).
+constexpr std::int64_t kArenaAlignment = 16;
+
 /// Where a parameter lies.
 struct ArenaEntry {
   ParameterSpec spec;
-  std::int64_t offset = 0;  ///< elements; a multiple of 16 (64 bytes: kernels change bits with alignment)
+  std::int64_t offset = 0;  ///< elements; a multiple of kArenaAlignment
   std::int64_t elements = 0;
 };
 
