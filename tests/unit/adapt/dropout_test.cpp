@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "adapt/wide_philox.h"
 #include "core/error.h"
 #include "core/random.h"
 
@@ -11,14 +12,23 @@ namespace {
 const DropoutKey kKey{7, "768.k.linear.2", 3, 1};
 
 TEST(DropoutMask, IsRecomputedFromTheDocumentedLayout) {
-  const at::Tensor mask = dropout_mask({2, 5, 6}, 0.3, kKey, {11, 12}).reshape({2, 30});
+  const at::Tensor mask = dropout_mask({2, 5, 17}, 0.3, kKey, {11, 12}).reshape({2, 85});
   for (std::int64_t row = 0; row < 2; ++row) {
     const RandomStream stream{derive_seed(7, "768.k.linear.2", 3), Purpose::dropout, 1,
                               11 + static_cast<std::uint64_t>(row)};
-    for (std::int64_t i = 0; i < 30; ++i) {
+    for (std::int64_t i = 0; i < 85; ++i) {
       const float expected = stream.uniform(static_cast<std::uint64_t>(i)) >= 0.3 ? static_cast<float>(1 / 0.7) : 0.0f;
       EXPECT_EQ(mask[row][i].item<float>(), expected) << row << " " << i;
     }
+  }
+}
+
+TEST(WideWords, AreTheStreamsOwn) {
+  const RandomStream stream{0x0123456789abcdefu, Purpose::dropout, 0xabcdefu, 0xfedcba9876543210u};
+  for (const std::uint32_t first : {0u, 5u, 0xfffffff0u}) {
+    const auto words = wide_words(stream, first);
+    for (std::size_t i = 0; i < words.size(); ++i)
+      EXPECT_EQ(words[i], stream.word(std::uint64_t{first} * 4 + i)) << first << " " << i;
   }
 }
 
