@@ -73,7 +73,7 @@ supervise_forward() {
   if [ "$supervise_interrupts" -ge 2 ]; then
     kill -TERM "$supervise_pid" 2>/dev/null || true
   else
-    [ "$supervise_signals" -gt 1 ] || echo "stopping: the ranks write a checkpoint first (Ctrl-C twice ends them at once)" >&2
+    [ "$supervise_signals" -gt 1 ] || echo "stopping: the ranks write a checkpoint first (a second Ctrl-C ends them at once)" >&2
     kill -USR2 "$supervise_pid" 2>/dev/null || true
   fi
 }
