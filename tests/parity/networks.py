@@ -75,11 +75,16 @@ def build_vae(name):
 
 
 def build_text(name):
+    return random_text_encoder(CLIPTextConfig(bos_token_id=97, eos_token_id=98, pad_token_id=98, **TEXTS[name]))
+
+
+def random_text_encoder(config):
+    """As transformers draws it, attention is all but uniform, and the gradients of q and k drown in rounding."""
     torch.manual_seed(0)
-    model = CLIPTextModel(CLIPTextConfig(bos_token_id=97, eos_token_id=98, pad_token_id=98, **TEXTS[name]))
+    model = CLIPTextModel(config)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if "proj" in key and parameter.dim() == 2:  # as drawn, attention is all but uniform
+            if "proj" in key and parameter.dim() == 2:
                 parameter.normal_(std=parameter.shape[1] ** -0.5)
     return randomized(model)
 
@@ -92,6 +97,11 @@ def run_ldmtune(network, folder, inputs, dtype="float"):
     command = [tool, network, folder, folder / "inputs.safetensors", folder / "outputs.safetensors", dtype]
     subprocess.run(command, check=True)
     return load_file(folder / "outputs.safetensors")
+
+
+def published(key):
+    """A text encoder's key as published files have it; transformers 5 leaves the prefix out."""
+    return key if key.startswith("text_model.") else "text_model." + key
 
 
 def error(ours, theirs):

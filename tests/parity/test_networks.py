@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from networks import TEXTS, UNETS, VAES, build_text, build_unet, build_vae, error, run_ldmtune
+from networks import TEXTS, UNETS, VAES, build_text, build_unet, build_vae, error, published, run_ldmtune
 
 TOLERANCE = 1e-4
 
@@ -34,10 +34,6 @@ def unet_reference(unet, inputs):
     gradients = {"sample": sample.grad, "encoder_hidden_states": context.grad}
     gradients.update({name: parameter.grad for name, parameter in unet.named_parameters()})
     return prediction.detach(), gradients
-
-
-def published(key):
-    return key if key.startswith("text_model.") else "text_model." + key
 
 
 def largest(errors):
