@@ -1,8 +1,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <map>
 
 #include "comm/communicator.h"
+#include "comm/transports.h"
 
 namespace ldmtune::comm {
 namespace {
@@ -28,16 +30,26 @@ TEST(SelfCommunicator, AbortEndsTheProgramWithTheCode) {
   EXPECT_EXIT(self()->abort(3), testing::ExitedWithCode(3), "");
 }
 
-TEST(Runtime, WithoutALauncherIsAWorldOfOne) {
-  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "SLURM_STEP_NUM_TASKS"})
-    unsetenv(variable);
+int world_size_with(const std::map<std::string, std::string>& variables) {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"})
+    unsetenv(name);
+  for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), 1);
   int argc = 1;
   char name[] = "program";
   char* arguments[] = {name, nullptr};
   char** argv = arguments;
   const Runtime runtime(argc, argv);
-  EXPECT_EQ(world()->size(), 1);
-  EXPECT_EQ(world(true)->size(), 1);
+  EXPECT_FALSE(mpi_is_running());
+  EXPECT_EQ(world(true)->size(), world()->size());
+  return world()->size();
+}
+
+TEST(Runtime, WithoutALauncherIsAWorldOfOne) { EXPECT_EQ(world_size_with({}), 1); }
+
+TEST(Runtime, InsideASlurmBatchScriptIsAWorldOfOne) {
+  EXPECT_EQ(world_size_with(
+                {{"SLURM_JOB_ID", "7"}, {"SLURM_NTASKS", "4"}, {"SLURM_STEP_NUM_TASKS", "1"}, {"SLURM_STEP_ID", "0"}}),
+            1);
 }
 
 }  // namespace
