@@ -27,8 +27,8 @@ def ask(requests):
 
 
 def request(kind, stream, **more):
-    purpose = philox.PURPOSES[stream.purpose]
-    return {"kind": kind, "seed": stream.seed, "purpose": purpose, "dataset": stream.dataset, "draw": stream.draw, **more}
+    where = {"purpose": philox.PURPOSES[stream.purpose], "dataset": stream.dataset, "draw": stream.draw}
+    return {"kind": kind, "seed": stream.seed, **where, **more}
 
 
 def test_known_answers():
@@ -83,6 +83,7 @@ def test_derived_seeds():
 
 
 def test_micro_batches():
+    datasets = [[1], [48], [5, 0, 3], [20, 31, 2]]
     requests = [
         {
             "kind": "micro_batches",
@@ -94,7 +95,7 @@ def test_micro_batches():
             "from": start,
             "count": 30,
         }
-        for sizes, micro_batch_size, start in itertools.product([[1], [48], [5, 0, 3], [20, 31, 2]], [1, 4, 16], [0, 45])
+        for sizes, micro_batch_size, start in itertools.product(datasets, [1, 4, 16], [0, 45])
         for data_seed, trial_seed, dataset in [(0, 0, 0), (2**63 + 1, 12345, 1)]
     ]
     for asked, found in zip(requests, ask(requests)):

@@ -117,7 +117,8 @@ def test_trajectories(name, prediction, ask, inputs):
 
 
 def test_other_schedules_and_absent_keys(ask, inputs):
-    cases = [(name, SCHEDULES[key], 9) for name in ["ddim", "euler"] for key in ["defaults", "cosine", "linear", "trained"]]
+    keys = ["defaults", "cosine", "linear", "trained"]
+    cases = [(name, SCHEDULES[key], 9) for name in ["ddim", "euler"] for key in keys]
     answer = ask([{"config": config, "sampler": name, "steps": steps} for name, config, steps in cases])
     check_trajectories(answer, cases, inputs[1])
 
