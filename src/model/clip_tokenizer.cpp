@@ -133,7 +133,9 @@ std::string CLIPTokenizer::sha256() const {
     text << token << ' ' << id << '\n';
   }
   for (const auto& [left, right] : files.merges) text << left << ' ' << right << '\n';
-  for (const WholeToken& token : files.whole_tokens) text << token.content << ' ' << token.normalized << '\n';
+  std::map<std::string, bool> whole;  // by name: the files' order is of no matter
+  for (const WholeToken& token : files.whole_tokens) whole.emplace(token.content, token.normalized);
+  for (const auto& [content, normalized] : whole) text << content << ' ' << normalized << '\n';
   text << files.bos_token_id << ' ' << files.eos_token_id << ' ' << files.pad_token_id << ' ' << files.unk_token_id;
   return store::sha256_text(text.str());
 }

@@ -11,11 +11,9 @@
 int main(int argc, char** argv) try {
   if (argc != 4) ldmtune::fail_input("usage: model_tokenizer_tool FOLDER MODEL_MAX_LENGTH MAX_CHUNKS < texts.json");
   const ldmtune::model::CLIPTokenizer tokenizer(argv[1]);
-  nlohmann::json out = {{"bos", tokenizer.bos_token_id()},
-                        {"eos", tokenizer.eos_token_id()},
-                        {"pad", tokenizer.pad_token_id()},
-                        {"vocab_size", tokenizer.vocab_size()},
-                        {"model_max_length", tokenizer.model_max_length()},
+  nlohmann::json out = {{"bos", tokenizer.bos_token_id()}, {"eos", tokenizer.eos_token_id()},
+                        {"pad", tokenizer.pad_token_id()}, {"vocab_size", tokenizer.vocab_size()},
+                        {"sha256", tokenizer.sha256()},    {"model_max_length", tokenizer.model_max_length()},
                         {"texts", nlohmann::json::array()}};
   for (const auto& text : nlohmann::json::parse(std::cin)) {
     const auto encoded = tokenizer.encode(text.get<std::string>(), std::stoll(argv[2]), std::stoll(argv[3]));
