@@ -11,7 +11,8 @@ namespace ldmtune::optim {
 /// Elements of a norm block: slices of ranks begin at multiples of it.
 constexpr std::int64_t kNormBlock = 64 * 1024;
 
-/// Sum of squares (f64) of each 64 Ki-element block of gradient[begin, end); begin is a block boundary. Concatenated
+/// Sum of squares (f64) of each 64 Ki-element block of gradient[begin, end); begin is a block boundary
+/// (or the range is empty). Concatenated
 /// over ranks in order of slices and summed by comm::canonical_sum it gives the squared norm, whatever the number of
 /// ranks. `gradient` is flat f32; a block's sum does not depend on the range it was asked in, except that its last
 /// block may be cut.

@@ -84,7 +84,7 @@ TEST(AdamW, AnySlicingGivesTheSameBits) {
   std::vector<std::int64_t> smallest;
   for (std::int64_t cut = 0; cut <= size; cut += kArenaAlignment) smallest.push_back(cut);
   // Cuts within and between parameters, an empty slice, the smallest slices.
-  for (const std::vector<std::int64_t>& cuts : {{0, 64, size}, {0, 16, 16, 96, 144, size}, smallest}) {
+  for (const std::vector<std::int64_t>& cuts : {{0, 64, size}, {0, 16, 16, 96, 144, size, size}, smallest}) {
     const Trained sliced = train(cuts);
     EXPECT_TRUE(at::equal(whole.parameters, sliced.parameters));
     EXPECT_TRUE(at::equal(whole.moment1, sliced.moment1));

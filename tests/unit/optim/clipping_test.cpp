@@ -34,6 +34,7 @@ TEST(Clipping, SlicesGiveTheSameBits) {
   }
   EXPECT_EQ(whole, joined);
   EXPECT_TRUE(block_square_sums(flat, kNormBlock, kNormBlock).empty());
+  EXPECT_TRUE(block_square_sums(flat, flat.numel(), flat.numel()).empty()) << "more ranks than blocks";
 }
 
 TEST(Clipping, LargeAndTinyGradientsNeitherOverflowNorVanish) {
