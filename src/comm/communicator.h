@@ -88,8 +88,8 @@ class Communicator {
 
 /// The world of MPI ranks (a world of one where MPI was not initialized). Collective; release it before the Runtime.
 std::unique_ptr<Communicator> world();
-/// With `device_buffers`, reduce_scatter and all_gather of floats go through NCCL where it was built in: they then take
-/// memory of the CUDA device that was current at this call, and work in CUDA's default stream. Ask
+/// With `device_buffers`, reduce_scatter and all_gather of floats go through NCCL where it was built in: they then also
+/// take memory of the CUDA device that was current at this call, and work in CUDA's default stream. Ask
 /// accepts_device_buffers() whether they do.
 std::unique_ptr<Communicator> world(bool device_buffers);
 /// A world of one rank, for tests and for work that needs no others.

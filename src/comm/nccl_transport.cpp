@@ -25,6 +25,13 @@ void check_cuda(cudaError_t code, const char* call) {
   if (code != cudaSuccess) fail(call, " failed: ", cudaGetErrorString(code));
 }
 
+bool is_on_device(const float* data) {
+  cudaPointerAttributes attributes{};
+  check_cuda(cudaPointerGetAttributes(&attributes, data), "cudaPointerGetAttributes");
+  return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+}
+
+/// Buffers in host memory still go by MPI; all ranks give the same kind.
 class NcclCommunicator final : public Communicator {
  public:
   explicit NcclCommunicator(std::unique_ptr<Communicator> host) : host_(std::move(host)) {
@@ -52,6 +59,7 @@ class NcclCommunicator final : public Communicator {
   bool accepts_device_buffers() const override { return true; }
 
   void reduce_scatter(std::span<float> data, const AddInto& add) override {
+    if (!is_on_device(data.data())) return host_->reduce_scatter(data, add);
     for (const HalvingStep& step : halving_steps(static_cast<std::int64_t>(data.size()), rank(), size())) {
       float* received = scratch(step.keep.size());
       exchange(step.partner, data.data() + step.give.begin, step.give.size(), received, step.keep.size());
@@ -60,6 +68,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   void all_gather(std::span<float> data) override {
+    if (!is_on_device(data.data())) return host_->all_gather(data);
     const auto steps = halving_steps(static_cast<std::int64_t>(data.size()), rank(), size());
     for (auto step = steps.rbegin(); step != steps.rend(); ++step)
       exchange(step->partner, data.data() + step->keep.begin, step->keep.size(), data.data() + step->give.begin,
