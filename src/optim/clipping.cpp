@@ -25,8 +25,6 @@ double square_sum(const float* values, std::int64_t count) {
   return (sum0 + sum1) + (sum2 + sum3);
 }
 
-// On an accelerator: halving by element-wise additions, whose bits do not depend on how many blocks are summed at once
-// (a library reduction's launch shape does).
 at::Tensor square_sums_by_halving(const at::Tensor& flat) {
   const std::int64_t blocks = (flat.numel() + kNormBlock - 1) / kNormBlock;
   at::Tensor sums = at::zeros({blocks * kNormBlock}, flat.options().dtype(at::kDouble));
@@ -49,19 +47,23 @@ std::vector<double> block_square_sums(const at::Tensor& gradient, std::int64_t b
     fail("gradient range [", begin, ", ", end, ") must begin at a multiple of ", kNormBlock, " and lie within ",
          gradient.numel(), " elements");
   }
+  if (!gradient.is_cpu()) return block_square_sums_by_halving(gradient.narrow(0, begin, end - begin));
   std::vector<double> sums;
   sums.reserve(static_cast<std::size_t>((end - begin + kNormBlock - 1) / kNormBlock));
-  if (gradient.is_cpu()) {
-    const float* values = gradient.const_data_ptr<float>();
-    for (std::int64_t block = begin; block < end; block += kNormBlock) {
-      sums.push_back(square_sum(values + block, std::min(kNormBlock, end - block)));
-    }
-    return sums;
+  const float* values = gradient.const_data_ptr<float>();
+  for (std::int64_t block = begin; block < end; block += kNormBlock) {
+    sums.push_back(square_sum(values + block, std::min(kNormBlock, end - block)));
   }
+  return sums;
+}
+
+std::vector<double> block_square_sums_by_halving(const at::Tensor& gradient) {
   const at::NoGradGuard no_grad;
   constexpr std::int64_t kChunk = 256 * kNormBlock;  // bounds the f64 copy to 128 MiB
-  for (std::int64_t first = begin; first < end; first += kChunk) {
-    const at::Tensor chunk = square_sums_by_halving(gradient.narrow(0, first, std::min(kChunk, end - first)));
+  std::vector<double> sums;
+  for (std::int64_t first = 0; first < gradient.numel(); first += kChunk) {
+    const std::int64_t length = std::min(kChunk, gradient.numel() - first);
+    const at::Tensor chunk = square_sums_by_halving(gradient.narrow(0, first, length));
     const double* values = chunk.const_data_ptr<double>();
     sums.insert(sums.end(), values, values + chunk.numel());
   }

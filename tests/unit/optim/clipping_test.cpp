@@ -37,6 +37,15 @@ TEST(Clipping, SlicesGiveTheSameBits) {
   EXPECT_TRUE(block_square_sums(flat, flat.numel(), flat.numel()).empty()) << "more ranks than blocks";
 }
 
+TEST(Clipping, HalvingAgreesAndSlicesAlike) {
+  const at::Tensor flat = gradient(2 * kNormBlock + 777);
+  const auto expected = block_square_sums(flat, 0, flat.numel()), halved = block_square_sums_by_halving(flat);
+  ASSERT_EQ(halved.size(), expected.size());
+  for (std::size_t i = 0; i < halved.size(); ++i) EXPECT_NEAR(halved[i] / expected[i], 1, 1e-13);
+  const auto tail = block_square_sums_by_halving(flat.narrow(0, kNormBlock, kNormBlock + 777));
+  EXPECT_EQ(tail, (std::vector<double>{halved[1], halved[2]}));
+}
+
 TEST(Clipping, LargeAndTinyGradientsNeitherOverflowNorVanish) {
   EXPECT_DOUBLE_EQ(block_square_sums(at::full({4}, 1e30f), 0, 4)[0], 4 * std::pow(double{1e30f}, 2));
   EXPECT_DOUBLE_EQ(block_square_sums(at::full({4}, 1e-30f), 0, 4)[0], 4 * std::pow(double{1e-30f}, 2));
