@@ -39,7 +39,6 @@ TextConfig read_text_config(const nlohmann::json& json, const std::string& compo
   }
   config.only("model_type", {"clip_text_model"});
   config.only("attention_dropout", {0.0});
-  config.only("dropout", {0.0});
   return text;
 }
 

@@ -17,7 +17,8 @@ class CLIPTextEncoder {
   ~CLIPTextEncoder();
   CLIPTextEncoder(CLIPTextEncoder&&) noexcept;
 
-  /// input_ids i64 (B, L), L at most max_position_embeddings(). Returns the last hidden state after final_layer_norm (B, L, D).
+  /// input_ids i64 (B, L), L at most max_position_embeddings(). Returns the last hidden state after final_layer_norm
+  /// (B, L, D).
   at::Tensor forward(const at::Tensor& input_ids, ModelHooks* hooks = nullptr) const;
 
   std::int64_t hidden_size() const;

@@ -21,7 +21,8 @@ class UNet2DConditionModel {
   ~UNet2DConditionModel();
   UNet2DConditionModel(UNet2DConditionModel&&) noexcept;
 
-  /// sample (B, C, h, w); timestep (B) of any integer or float dtype; encoder_hidden_states (B, T, D). Returns (B, C_out, h, w).
+  /// sample (B, C, h, w); timestep (B) of any integer or float dtype; encoder_hidden_states (B, T, D). Returns (B,
+  /// C_out, h, w).
   at::Tensor forward(const at::Tensor& sample, const at::Tensor& timestep, const at::Tensor& encoder_hidden_states,
                      ModelHooks* hooks = nullptr) const;
 

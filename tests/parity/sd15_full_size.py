@@ -1,4 +1,4 @@
-"""The networks at Stable Diffusion 1.5's full size on random weights: ldmtune's errors against diffusers and transformers.
+"""The networks at Stable Diffusion 1.5's full size on random weights, against diffusers and transformers.
 
 Not part of ctest: it needs about 12 GiB of memory and of disk, and a few minutes. Run it by hand:
 
@@ -33,7 +33,8 @@ def unet_errors(folder):
         block_out_channels=(320, 640, 1280, 1280), attention_head_dim=8, cross_attention_dim=768, sample_size=64,
         down_block_types=(CROSS_DOWN,) * 3 + (PLAIN_DOWN,), up_block_types=(PLAIN_UP,) + (CROSS_UP,) * 3)
     randomized(unet).save_pretrained(folder)
-    wide = {"sample": normal(1, 4, 64, 64), "timestep": torch.tensor([321]), "encoder_hidden_states": normal(1, 77, 768)}
+    text = normal(1, 77, 768)
+    wide = {"sample": normal(1, 4, 64, 64), "timestep": torch.tensor([321]), "encoder_hidden_states": text}
     with torch.no_grad():
         prediction = unet(*wide.values()).sample
     narrow = {**wide, "sample": normal(1, 4, 32, 32), "cotangent": normal(1, 4, 32, 32)}
