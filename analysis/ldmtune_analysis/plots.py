@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator  # noqa: E402
 
 SERIES = 8
 # matplotlib wants real colours; each stands for a CSS variable and is replaced by it in the SVG.
@@ -71,6 +72,12 @@ def _to_svg(figure, name: str, label: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
+def _count_updates(axis) -> None:
+    axis.set_xlabel("update")
+    axis.margins(x=0.02)
+    axis.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+
+
 def _numeric(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     return frame[["step", column]].apply(pd.to_numeric, errors="coerce").dropna()
 
@@ -100,8 +107,7 @@ def loss_curves(configurations: list) -> str | None:
     train.set_title("Training loss (moving average)", loc="left")
     heldout.set_title("Held-out loss, same noise every time", loc="left")
     for axis in (train, heldout):
-        axis.set_xlabel("update")
-        axis.margins(x=0.02)
+        _count_updates(axis)
     return _to_svg(figure, "curves", "Training and held-out loss over updates")
 
 
@@ -117,7 +123,7 @@ def adjacent_curves(configurations: list) -> str | None:
             axis.plot(rows["step"], rows["adjacent"], marker="o", markersize=2.5, color=series_colour(index),
                       linestyle=_line_style(index), linewidth=1.5)
     axis.set_title("Loss on adjacent concepts (rising: forgetting)", loc="left")
-    axis.set_xlabel("update")
+    _count_updates(axis)
     return _to_svg(figure, "adjacent", "Loss on adjacent concepts over updates")
 
 
@@ -146,6 +152,9 @@ def quartile_plot(configurations: list) -> str | None:
         axis.plot(places, base, marker="o", markersize=4, color=_COLOUR["--muted"], linestyle=(0, (4, 3)), linewidth=1.2)
     axis.set_xticks(list(places), ["first quarter\n(least noise)", "second", "third", "last quarter\n(most noise)"])
     axis.set_xlim(-0.35, 3.35)
-    axis.set_ylim(bottom=0)
+    axis.set_yscale("log")  # the quarters differ by more than ten times; what counts is the share that goes
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.set_title("Held-out loss by timestep", loc="left")
     return _to_svg(figure, "quartiles", "Held-out loss by timestep quartile")

@@ -150,17 +150,22 @@ def _ranking(configurations: list) -> str:
     intervals = [other.against(winner) for other in configurations[1:]]
     known = [interval for interval in intervals if math.isfinite(interval.low)]
     low, high = min([0.0] + [i.low for i in known]), max([0.0] + [i.high for i in known])
+    adjacent = any(math.isfinite(configuration.mean("adjacent_loss")) for configuration in configurations)
     head = ("<tr><th></th><th class='left'>configuration</th><th>held-out loss</th><th class='left'>difference to the first</th><th></th>"
-            "<th>held-out −<br>train</th><th>adjacent<br>change</th><th>test loss</th><th>parameters</th><th>time</th><th>samples/s</th></tr>")
-    rows = [_ranking_row(index, configuration, intervals[index - 1] if index else None, low, high)
+            f"<th>held-out −<br>train</th>{'<th>adjacent<br>change</th>' if adjacent else ''}"
+            "<th>test loss</th><th>parameters</th><th>time</th><th>samples/s</th></tr>")
+    rows = [_ranking_row(index, configuration, intervals[index - 1] if index else None, (low, high), adjacent)
             for index, configuration in enumerate(configurations)]
-    rows.append(_base_row(winner))
+    rows.append(_base_row(winner, adjacent))
     note = ("Held-out loss: mean squared error on validation images at fixed noise and timesteps, the same for every trial; ± is the "
             "standard deviation over seeds. Differences are paired by image; a tie is a 95% bootstrap interval that holds 0.")
+    if len(configurations) > 1 and all(len(configuration.runs) == 1 for configuration in configurations):
+        note += (" With one seed a configuration, the intervals cover the luck of which images were held out, not that of the seed: "
+                 "<code>sweep.seeds</code> measures it.")
     return html.section("Ranking", f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>', note)
 
 
-def _ranking_row(index: int, configuration, interval, low: float, high: float) -> str:
+def _ranking_row(index: int, configuration, interval, scale: tuple, adjacent: bool) -> str:
     spread = configuration.spread("heldout_loss")
     loss = html.number(configuration.mean("heldout_loss")) + (f" <small>± {spread:.4f}</small>" if math.isfinite(spread) else "")
     if interval is None:
@@ -168,28 +173,26 @@ def _ranking_row(index: int, configuration, interval, low: float, high: float) -
     else:
         verdict = html.badge("tied", "tied") if interval.holds_zero else html.badge("worse", "worse")
         verdict += f" {html.signed(interval.mean)}"
-        bar = _interval_bar(interval, low, high)
+        bar = _interval_bar(interval, *scale)
     trials = ", ".join(str(run.trial) for run in configuration.runs)
     word = "trial" if len(configuration.runs) == 1 else "trials"
     cells = [
-        loss,
-        None,
         html.signed(configuration.mean("heldout_loss") - configuration.mean("concept_train_loss")),
-        html.signed(configuration.change("adjacent_loss", "base_adjacent_loss")),
+        *([html.signed(configuration.change("adjacent_loss", "base_adjacent_loss"))] if adjacent else []),
         html.number(configuration.mean("test_loss")),
         html.count(configuration.mean("trainable_parameters")),
         html.duration(configuration.mean("seconds")),
         html.number(configuration.mean("samples_per_s"), 1),
     ]
-    body = "".join(f"<td class='left'>{verdict}</td><td>{bar}</td>" if cell is None else f"<td>{cell}</td>" for cell in cells)
+    body = f"<td>{loss}</td><td class='left'>{verdict}</td><td>{bar}</td>" + "".join(f"<td>{cell}</td>" for cell in cells)
     name = f"{html.swatch(index, plots.SERIES)}{escape(configuration.label)}<small class='under'>{word} {trials}</small>"
     return f"<tr{' class=winner' if index == 0 else ''}><td>{index + 1}</td><td class='left'>{name}</td>{body}</tr>"
 
 
-def _base_row(winner) -> str:
+def _base_row(winner, adjacent: bool) -> str:
     gap = winner.mean("base_heldout_loss") - winner.mean("base_concept_train_loss")
     return (f"<tr class='base'><td></td><td class='left'>untouched base</td><td>{html.number(winner.mean('base_heldout_loss'))}</td>"
-            f"<td></td><td></td><td>{html.signed(gap)}</td><td></td><td>{html.number(winner.mean('base_test_loss'))}</td><td></td><td></td><td></td></tr>")
+            f"<td></td><td></td><td>{html.signed(gap)}</td>{'<td></td>' if adjacent else ''}<td>{html.number(winner.mean('base_test_loss'))}</td><td></td><td></td><td></td></tr>")
 
 
 def _legend(configurations: list) -> str:
@@ -204,7 +207,8 @@ def _curves(configurations: list) -> str:
     if not curves and not small:
         return ""
     body = _legend(configurations) + '<div class="plots">'
-    body += (f'<div class="wide plots">{curves}</div>' if curves else "") + "".join(small) + "</div>"
+    body += f'<div class="wide scroll">{curves}</div>' if curves else ""
+    body += "".join(f'<div class="{"single" if len(small) == 1 else ""}">{plot}</div>' for plot in small) + "</div>"
     return html.section("How training went", body)
 
 

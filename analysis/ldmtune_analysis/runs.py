@@ -218,7 +218,10 @@ def load_sweep(folder) -> Sweep:
     if not plan_file.is_file():
         raise FileNotFoundError(f"{folder}: no sweep.json there; expected the sweep.output folder of `ldmtune sweep ... run`")
     plan = read_json(plan_file)
-    runs = [load_run(folder / entry["folder"], entry["options"], entry["trial"], entry) for entry in plan["trials"]]
+    runs = []
+    for entry in plan["trials"]:
+        options = {name: entry["options"][name] for name in plan["varied"]}  # in the order of the config file
+        runs.append(load_run(folder / entry["folder"], options, entry["trial"], entry))
     index = folder / "pictures" / "index.json"
     return Sweep(
         title=folder.resolve().name,

@@ -99,7 +99,7 @@ void collect(const sweep::Grid& grid, comm::Communicator& comm) {
 }
 
 ExitCode run(const sweep::Grid& grid, std::optional<std::int64_t> only, comm::Communicator& comm) {
-  sweep::check_trials(grid, comm.size());
+  sweep::check_trials(sweep::chosen_trials(grid, only), comm.size());
   pipeline::root_gives(comm, [&] {
     sweep::write_plan(grid);
     return std::string();

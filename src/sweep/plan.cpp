@@ -120,9 +120,9 @@ std::string training_length(const TrainConfig& config) {
       std::min(config.train.max_train_steps, rate.last_update().value_or(config.train.max_train_steps)));
 }
 
-void check_trials(const Grid& grid, int ranks) {
-  for (const Trial& trial : grid.trials) {
-    checked(trial, [&] { check_trial(trial.config, ranks); });
+void check_trials(const std::vector<const Trial*>& trials, int ranks) {
+  for (const Trial* trial : trials) {
+    checked(*trial, [&] { check_trial(trial->config, ranks); });
   }
 }
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "sweep/grid.h"
 
@@ -21,9 +22,9 @@ std::int64_t trainable_parameters(const TrainConfig& config);
 /// "300", or "2 epochs" where epochs decide.
 std::string training_length(const TrainConfig& config);
 
-/// Finds bad input of any trial before the first one runs: base, dataset, structures, schedules, batch sizes for
-/// `ranks` ranks. Errors: InputError naming the trial and what is wrong.
-void check_trials(const Grid& grid, int ranks);
+/// Finds bad input of any of the trials before the first one runs: base, dataset, structures, schedules, batch sizes
+/// for `ranks` ranks. Errors: InputError naming the trial and what is wrong.
+void check_trials(const std::vector<const Trial*>& trials, int ranks);
 
 /// One line a trial: number, id, varied options, seed, trainable parameters, steps.
 std::string plan_table(const Grid& grid);

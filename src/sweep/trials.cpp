@@ -104,8 +104,8 @@ Outcome run_one(const Grid& grid, const Trial& trial, comm::Communicator& comm, 
   if (comm.rank() == 0) fs::remove(failure_file(state.folder));
   std::string options;
   for (const auto& [name, value] : trial.varied) options += ", " + name + " = " + value;
-  LDMTUNE_LOG(info) << "trial " << trial.number << " of " << grid.trials.size() << " (" << trial.id << ")" << options
-                    << ", seed " << trial.config.train.seed;
+  LDMTUNE_LOG(info) << "trial " << trial.number << " (" << trial.id << "), " << trial.number + 1 << " of "
+                    << grid.trials.size() << options << ", seed " << trial.config.train.seed;
   TrainConfig config = trial.config;
   config.output = state.folder;
   config.train.resume_from_checkpoint = "latest";
@@ -114,17 +114,6 @@ Outcome run_one(const Grid& grid, const Trial& trial, comm::Communicator& comm, 
     if (comm.rank() == 0) record_failure(state.folder, trial, outcome.reason, outcome.code);
   }
   return outcome;
-}
-
-std::vector<const Trial*> chosen_trials(const Grid& grid, std::optional<std::int64_t> only) {
-  std::vector<const Trial*> chosen;
-  for (const Trial& trial : grid.trials) {
-    if (!only || trial.number == *only) chosen.push_back(&trial);
-  }
-  if (chosen.empty()) {
-    fail_input("sweep trial: expected a number from 0 to ", grid.trials.size() - 1, ", found ", only.value_or(-1));
-  }
-  return chosen;
 }
 
 }  // namespace
@@ -141,6 +130,17 @@ std::string to_string(TrialStatus status) {
       return "failed";
   }
   return "";
+}
+
+std::vector<const Trial*> chosen_trials(const Grid& grid, std::optional<std::int64_t> only) {
+  std::vector<const Trial*> chosen;
+  for (const Trial& trial : grid.trials) {
+    if (!only || trial.number == *only) chosen.push_back(&trial);
+  }
+  if (chosen.empty()) {
+    fail_input("sweep trial: expected a number from 0 to ", grid.trials.size() - 1, ", found ", only.value_or(-1));
+  }
+  return chosen;
 }
 
 fs::path trial_folder(const fs::path& sweep_output, const Trial& trial) {

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "core/error.h"
@@ -31,6 +32,9 @@ std::filesystem::path trial_folder(const std::filesystem::path& sweep_output, co
 /// Errors: InputError if result.json is damaged, or the trial was trained on another dataset than data/index.json is
 /// now.
 TrialState read_state(const std::filesystem::path& sweep_output, const Trial& trial);
+
+/// All trials, or the one with this number. Errors: InputError if `only` is no trial of the grid.
+std::vector<const Trial*> chosen_trials(const Grid& grid, std::optional<std::int64_t> only);
 
 /// How a trial is trained: train::run but in tests.
 using Trainer = std::function<ExitCode(const TrainConfig& config, comm::Communicator& comm)>;

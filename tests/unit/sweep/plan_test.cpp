@@ -83,7 +83,8 @@ TEST_F(PlanTest, ABadTrialIsFoundBeforeAnyRuns) {
   } catch (const InputError& error) {
     EXPECT_NE(std::string(error.what()).find("trial 2"), std::string::npos) << error.what();
   }
-  EXPECT_THROW(check_trials(grid(), 1), InputError) << "data/index.json is no dataset";
+  const Grid planned = grid();
+  EXPECT_THROW(check_trials(chosen_trials(planned, std::nullopt), 1), InputError) << "data/index.json is no dataset";
 }
 
 TEST_F(PlanTest, SweepJsonTellsTheAnalysisTheTrials) {
