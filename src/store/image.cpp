@@ -34,11 +34,15 @@ at::Tensor upright(const at::Tensor& image, int orientation) {
 
 }  // namespace
 
-at::Tensor allocate_pixels(const std::filesystem::path& file, std::uint64_t width, std::uint64_t height, int channels) {
+void check_pixels(const std::filesystem::path& file, std::uint64_t width, std::uint64_t height) {
   if (width == 0 || height == 0 || width > kMostPixels / height) {
     fail_input(file, ": expected an image of 1 to ", kMostPixels, " pixels, found ", width, "x", height,
                ". Scale it down or leave it out.");
   }
+}
+
+at::Tensor allocate_pixels(const std::filesystem::path& file, std::uint64_t width, std::uint64_t height, int channels) {
+  check_pixels(file, width, height);
   return at::empty({static_cast<std::int64_t>(height), static_cast<std::int64_t>(width), channels}, at::kByte);
 }
 

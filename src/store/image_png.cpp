@@ -52,7 +52,7 @@ class PngReader {
   PngReader(const PngReader&) = delete;
   PngReader& operator=(const PngReader&) = delete;
 
-  /// Everything before the pixels, and what the rows shall be: 8-bit RGB or RGBA. False: see reason().
+  /// Everything before the pixels. False: see reason().
   bool read_header() {
     if (setjmp(png_jmpbuf(png_))) return false;
     // Text, profiles and other chunks that expand are skipped unread; orientation and transparency are needed.
@@ -62,6 +62,11 @@ class PngReader {
     png_set_user_limits(png_, 0x7fffffff, 0x7fffffff);
     png_set_read_fn(png_, &source_, read_bytes);
     png_read_info(png_, info_);
+    return true;
+  }
+  /// Makes rows 8-bit RGB or RGBA. Takes memory for a row: check the size first.
+  bool start_rows() {
+    if (setjmp(png_jmpbuf(png_))) return false;
     png_set_expand(png_);
     png_set_strip_16(png_);
     png_set_gray_to_rgb(png_);
@@ -141,6 +146,8 @@ class PngWriter {
 DecodedImage decode_png(const std::filesystem::path& file, const std::string& bytes) {
   PngReader reader(bytes);
   if (!reader.read_header()) fail_image(file, "PNG", reader.reason());
+  check_pixels(file, reader.width(), reader.height());
+  if (!reader.start_rows()) fail_image(file, "PNG", reader.reason());
   at::Tensor pixels = allocate_pixels(file, reader.width(), reader.height(), reader.channels());
   std::vector<png_bytep> rows = row_pointers(pixels);
   if (!reader.read_rows(rows.data())) fail_image(file, "PNG", reader.reason());

@@ -129,19 +129,22 @@ std::int32_t parse_pixels(const std::string& text) {
   return whole && text[0] != '0' && value > 0 && value <= 65536 ? value : 0;
 }
 
-}  // namespace
-
-std::string BucketSize::name() const { return cat(width, "x", height); }
-
-BucketSize BucketSize::parse(const std::string& name) {
+/// `where` starts the error message.
+BucketSize parse_bucket(const std::string& name, const std::string& where) {
   const std::size_t x = name.find('x');
   BucketSize size;
   if (x != std::string::npos) size = {parse_pixels(name.substr(0, x)), parse_pixels(name.substr(x + 1))};
   if (size.width == 0 || size.height == 0) {
-    fail_input("bucket '", printable(name), "': expected <width>x<height> in pixels, for example 512x768.");
+    fail_input(where, "bucket '", printable(name), "': expected <width>x<height> in pixels, for example 512x768.");
   }
   return size;
 }
+
+}  // namespace
+
+std::string BucketSize::name() const { return cat(width, "x", height); }
+
+BucketSize BucketSize::parse(const std::string& name) { return parse_bucket(name, ""); }
 
 void write_latent_part(const std::filesystem::path& file, const std::map<BucketSize, BucketRows>& buckets) {
   write_atomically(file, [&](const std::filesystem::path& temporary) {
@@ -218,7 +221,7 @@ LatentPart::LatentPart(const std::filesystem::path& file) : impl_(std::make_uniq
                version, ". Prepare the dataset again with this version of ldmtune.");
   }
   for (const std::string& name : hdf5::link_names(root, kMostBuckets, file.string())) {
-    impl_->open_bucket(BucketSize::parse(name));
+    impl_->open_bucket(parse_bucket(name, file.string() + ": "));
   }
 }
 
