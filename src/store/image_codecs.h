@@ -20,8 +20,10 @@ DecodedImage decode_png(const std::filesystem::path& file, const std::string& by
 DecodedImage decode_jpeg(const std::filesystem::path& file, const std::string& bytes);
 DecodedImage decode_webp(const std::filesystem::path& file, const std::string& bytes);
 
-/// uint8 (height, width, channels) memory for a decoder. InputError above 100 million pixels or for an empty image:
-/// called before anything is allocated.
+/// InputError above 100 million pixels or for an empty image.
+void check_pixels(const std::filesystem::path& file, std::uint64_t width, std::uint64_t height);
+
+/// uint8 (height, width, channels) memory for a decoder, the size checked first.
 at::Tensor allocate_pixels(const std::filesystem::path& file, std::uint64_t width, std::uint64_t height, int channels);
 
 /// uint8 (H, W, 4) straight alpha to (H, W, 3) over white, rounded to nearest.
