@@ -46,8 +46,8 @@ has_library() {
   on_cmake_path "lib/lib$1.so" || on_cmake_path "lib64/lib$1.so"
 }
 on_cmake_path() {
-  local folder
-  for folder in ${CMAKE_PREFIX_PATH//[:;]/ } ${BOOST_ROOT:-} ${HDF5_ROOT:-}; do
+  local folder prefixes="${CMAKE_PREFIX_PATH:-}"
+  for folder in ${prefixes//[:;]/ } ${BOOST_ROOT:-} ${HDF5_ROOT:-}; do
     [ -e "$folder/$1" ] && return
   done
   return 1
@@ -98,8 +98,9 @@ install_packages() {
   has_command apt-get || die 2 "missing, by their Debian names: $missing" \
     "there is no apt-get here: load your site's modules for them (CMAKE_PREFIX_PATH is searched), then run jobs/setup.sh again"
   if [ "$(id -u)" -ne 0 ]; then
-    die 2 "these packages are missing; install them with the next line, then run jobs/setup.sh again" \
-      "sudo apt-get update && sudo apt-get install -y --no-install-recommends $missing"
+    echo "error: Debian packages are missing; install them as root with the next line, then run jobs/setup.sh again" >&2
+    echo "apt-get update && apt-get install -y --no-install-recommends ${missing% }" >&2
+    exit 2
   fi
   say "installing Debian packages: $missing"
   export DEBIAN_FRONTEND=noninteractive
