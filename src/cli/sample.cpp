@@ -113,6 +113,7 @@ ExitCode run_sample(const Arguments& arguments, comm::Communicator& comm) {
   const auto results = pipeline::generate_shared(
       base, prompts, requests, comm, [&](std::size_t done) { progress.update(static_cast<std::int64_t>(done)); });
   progress.finish();
+  const bool cut = comm.any(prompts.truncated() > 0);
   pipeline::run_together(comm, [&] {
     if (comm.rank() != 0) return;
     if (prompts.truncated() > 0)
