@@ -85,8 +85,8 @@ Request parse_request(const Arguments& arguments) {
 }
 
 /// Pictures and results.csv of what is done so far.
-void collect(const sweep::Grid& grid, comm::Communicator& comm) {
-  sweep::draw_pictures(grid, sweep::read_results(grid), comm);
+ExitCode collect(const sweep::Grid& grid, comm::Communicator& comm) {
+  const ExitCode code = sweep::draw_pictures(grid, sweep::read_results(grid), comm);
   pipeline::root_gives(comm, [&] {
     const auto rows = sweep::read_results(grid);
     sweep::write_plan(grid);
@@ -96,6 +96,7 @@ void collect(const sweep::Grid& grid, comm::Communicator& comm) {
               << std::flush;
     return std::string();
   });
+  return code;
 }
 
 ExitCode run(const sweep::Grid& grid, std::optional<std::int64_t> only, comm::Communicator& comm) {
@@ -108,8 +109,12 @@ ExitCode run(const sweep::Grid& grid, std::optional<std::int64_t> only, comm::Co
     if (!only) sweep::write_results(grid, sweep::read_results(grid));
   };
   const ExitCode code = sweep::run_trials(grid, comm, train::run, only, after_each);
-  if (!only && code != ExitCode::interrupted) collect(grid, comm);
-  return code;
+  if (only) return code;
+  if (code == ExitCode::interrupted) {
+    if (comm.rank() == 0) after_each();
+    return code;
+  }
+  return collect(grid, comm) == ExitCode::interrupted ? ExitCode::interrupted : code;
 }
 
 }  // namespace
@@ -129,7 +134,7 @@ ExitCode run_sweep(const Arguments& arguments, comm::Communicator& comm) {
     const std::string table = sweep::plan_table(grid);
     if (comm.rank() == 0) std::cout << table;
   } else if (request.action == "collect") {
-    collect(grid, comm);
+    return collect(grid, comm);
   } else if (request.action == "best") {
     pipeline::root_gives(comm, [&] {
       std::cout << sweep::export_best(grid, sweep::read_results(grid)).string() << "\n" << std::flush;

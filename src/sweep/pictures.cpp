@@ -18,6 +18,7 @@
 #include "pipeline/generate.h"
 #include "store/files.h"
 #include "store/image.h"
+#include "train/signals.h"
 
 namespace ldmtune::sweep {
 namespace {
@@ -216,6 +217,7 @@ void draw_share(const Grid& grid, const std::vector<Column>& columns, const std:
   for (const Column& column : columns) {
     painter.start(column);
     for (std::size_t i = static_cast<std::size_t>(comm.rank()); i < pictures.size(); i += size) {
+      if (train::StopSignals::received() != 0) return;
       const fs::path file = picture_file(grid, column, pictures[i]);
       if (!fs::exists(file)) store::write_png(file, painter.draw(pictures[i]), {{"caption", pictures[i].caption}});
       done = std::min(done + size, total);
@@ -252,10 +254,10 @@ void write_index(const Grid& grid, const std::vector<Column>& columns, const std
 
 }  // namespace
 
-void draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, comm::Communicator& comm) {
+ExitCode draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, comm::Communicator& comm) {
   const bool first_rank = comm.rank() == 0;
   const std::vector<const ResultRow*> drawable = drawable_rows(rows, first_rank);
-  if (grid.sweep.pictures == 0 || drawable.empty()) return;
+  if (grid.sweep.pictures == 0 || drawable.empty()) return ExitCode::done;
   const TrainConfig& config = drawable.front()->trial->config;
   const data::LatentDataset dataset(config.data, /*verify_below=*/0);
   const std::vector<Picture> pictures = choose_pictures(dataset, grid.sweep.pictures);
@@ -264,15 +266,18 @@ void draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, comm::C
     prepare_folders(grid, columns);
     return std::string();
   });
+  const train::StopSignals signals;
   pipeline::run_together(comm, [&] {
     const at::NoGradGuard no_grad;
     Painter painter(config, dataset, pipeline::choose_device(config.train.device, comm));
     draw_share(grid, columns, pictures, painter, comm);
   });
+  if (comm.any(train::StopSignals::received() != 0)) return ExitCode::interrupted;
   pipeline::root_gives(comm, [&] {
     write_index(grid, columns, pictures, config, drawing_settings(config, drawable.front()->state.result));
     return std::string();
   });
+  return ExitCode::done;
 }
 
 }  // namespace ldmtune::sweep

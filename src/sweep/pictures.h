@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/error.h"
 #include "sweep/grid.h"
 #include "sweep/results.h"
 
@@ -26,6 +27,7 @@ struct Picture {
 /// work, and writes pictures/index.json. Every trial gets the same initial noise. What is drawn already with the same
 /// settings, base, dataset and checkpoint is kept. All ranks call it. Trials on another base or dataset than the first
 /// one's are left out with a warning. The real images are left out with a warning where the image folder is gone.
-void draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, comm::Communicator& comm);
+/// Returns interrupted, without an index, if a stop signal came (train::StopSignals); what is drawn is kept.
+ExitCode draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, comm::Communicator& comm);
 
 }  // namespace ldmtune::sweep

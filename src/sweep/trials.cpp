@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "pipeline/collective.h"
 #include "store/files.h"
+#include "train/signals.h"
 
 namespace ldmtune::sweep {
 namespace {
@@ -178,6 +179,7 @@ TrialState read_state(const fs::path& sweep_output, const Trial& trial) {
 ExitCode run_trials(const Grid& grid, comm::Communicator& comm, const Trainer& trainer,
                     std::optional<std::int64_t> only, const std::function<void()>& after_each) {
   const std::vector<const Trial*> chosen = chosen_trials(grid, only);
+  const train::StopSignals signals;  // between trials too
   std::size_t failures = 0, refusals = 0;
   for (const Trial* trial : chosen) {
     const Outcome outcome = run_one(grid, *trial, comm, trainer);
@@ -185,6 +187,8 @@ ExitCode run_trials(const Grid& grid, comm::Communicator& comm, const Trainer& t
     failures += outcome.code == ExitCode::failed || outcome.code == ExitCode::bad_input;
     refusals += outcome.code == ExitCode::bad_input;
     if (after_each && comm.rank() == 0) after_each();
+    // A signal that came too late for the trial to stop at must still end the sweep.
+    if (trial != chosen.back() && comm.any(train::StopSignals::received() != 0)) return ExitCode::interrupted;
   }
   if (failures == 0) return ExitCode::done;
   return refusals == chosen.size() ? ExitCode::bad_input : ExitCode::failed;

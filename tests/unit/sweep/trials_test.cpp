@@ -1,5 +1,7 @@
 #include "sweep/trials.h"
 
+#include <csignal>
+
 #include "sweep_fixture.h"
 
 namespace ldmtune::sweep {
@@ -47,6 +49,18 @@ TEST_F(SweepTest, AnInterruptionEndsTheSweepAndIsResumed) {
   EXPECT_EQ(read_state(grid.sweep.output, grid.trials[2]).status, TrialStatus::pending);
   EXPECT_EQ(run_trials(grid, *comm_, trainer()), ExitCode::done);
   EXPECT_EQ(runs_.size(), 4u);
+}
+
+TEST_F(SweepTest, ASignalTooLateForItsTrialStillEndsTheSweep) {
+  const Grid grid = expand_grid(settings());
+  const Trainer signalled_at_the_end = [&](const TrainConfig& config, comm::Communicator& comm) {
+    const ExitCode code = trainer()(config, comm);
+    std::raise(SIGUSR2);
+    return code;
+  };
+  EXPECT_EQ(run_trials(grid, *comm_, signalled_at_the_end), ExitCode::interrupted);
+  EXPECT_EQ(runs_.size(), 1u);
+  EXPECT_EQ(run_trials(grid, *comm_, signalled_at_the_end, 3), ExitCode::done) << "nothing was left to do";
 }
 
 TEST_F(SweepTest, AFailureIsRecordedAndTheNextTrialGoesOn) {
