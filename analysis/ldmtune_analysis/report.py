@@ -174,8 +174,6 @@ def _ranking_row(index: int, configuration, interval, scale: tuple, adjacent: bo
         verdict = html.badge("tied", "tied") if interval.holds_zero else html.badge("worse", "worse")
         verdict += f" {html.signed(interval.mean)}"
         bar = _interval_bar(interval, *scale)
-    trials = ", ".join(str(run.trial) for run in configuration.runs)
-    word = "trial" if len(configuration.runs) == 1 else "trials"
     cells = [
         html.signed(configuration.mean("heldout_loss") - configuration.mean("concept_train_loss")),
         *([html.signed(configuration.change("adjacent_loss", "base_adjacent_loss"))] if adjacent else []),
@@ -185,8 +183,15 @@ def _ranking_row(index: int, configuration, interval, scale: tuple, adjacent: bo
         html.number(configuration.mean("samples_per_s"), 1),
     ]
     body = f"<td>{loss}</td><td class='left'>{verdict}</td><td>{bar}</td>" + "".join(f"<td>{cell}</td>" for cell in cells)
-    name = f"{html.swatch(index, plots.SERIES)}{escape(configuration.label)}<small class='under'>{word} {trials}</small>"
+    name = f"{html.swatch(index, plots.SERIES)}{escape(configuration.label)}<small class='under'>{_trials(configuration)}</small>"
     return f"<tr{' class=winner' if index == 0 else ''}><td>{index + 1}</td><td class='left'>{name}</td>{body}</tr>"
+
+
+def _trials(configuration) -> str:
+    numbers = [str(run.trial) for run in configuration.runs if run.trial is not None]
+    if not numbers:
+        return f"seed {configuration.runs[0].seed}"
+    return ("trial " if len(numbers) == 1 else "trials ") + ", ".join(numbers)
 
 
 def _base_row(winner, adjacent: bool) -> str:

@@ -242,5 +242,5 @@ def load_runs(folders) -> Sweep:
             raise FileNotFoundError(f"{path}: no such run folder")
     names = [path.name for path in paths]
     labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    runs = [load_run(path, {"folder": label}, number) for number, (path, label) in enumerate(zip(paths, labels))]
+    runs = [load_run(path, {"folder": label}) for path, label in zip(paths, labels)]
     return Sweep(title=" | ".join(labels), folder=None, varied=["folder"], runs=runs)

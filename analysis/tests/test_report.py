@@ -136,6 +136,13 @@ def test_names_are_escaped(tmp_path):
     assert "<script>alert" not in page(load_runs([tmp_path / "<script>alert(1)"]))
 
 
+def test_single_runs_have_no_trial_numbers(tmp_path):
+    write_run(tmp_path / "a", 0.09, seed=3)
+    write_run(tmp_path / "b", 0.07, seed=4)
+    said = words(page(load_runs([tmp_path / "a", tmp_path / "b"])))
+    assert "bseed 4" in said and "trial 0" not in said
+
+
 @pytest.mark.parametrize("command", ["report", "compare"])
 def test_commands_write_one_file(tmp_path, capsys, command):
     folder = write_sweep(tmp_path / "demo", [0.066, 0.08])
