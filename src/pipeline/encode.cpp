@@ -14,6 +14,7 @@
 #include "pipeline/prepare_checks.h"
 #include "pipeline/scan.h"
 #include "pipeline/split.h"
+#include "pipeline/stop_signals.h"
 
 namespace ldmtune::pipeline {
 namespace {
@@ -108,6 +109,7 @@ void encode_and_write(const Plan& plan, comm::Communicator& comm) {
   const BatchEncoder encoder(*plan.base.vae, plan.base.resolution, config.batch_size, config.random_flip);
   const auto batches = plan_batches(plan.images.size(), static_cast<std::size_t>(config.images_per_part),
                                     static_cast<std::size_t>(config.batch_size));
+  const StopSignals stop;
   std::optional<PartialFolder> folder;
   std::optional<PartWriter> writer;
   run_together(comm, [&] {
@@ -137,6 +139,7 @@ void encode_and_write(const Plan& plan, comm::Communicator& comm) {
   ProgressBar progress("encode", static_cast<std::int64_t>(plan.images.size()), "images", root);
   for (std::size_t first = 0; first < batches.size(); first += ranks) {
     round = gather_together(comm, [&] {
+      stop.check();
       if (root) write_round();
       const std::size_t mine = first + static_cast<std::size_t>(comm.rank());
       return mine < batches.size() ? encoder.encode(images_of(batches[mine])).to_bytes() : std::string();

@@ -3,8 +3,10 @@
 #include "data/latent_dataset.h"
 #include "pipeline/dataset_writer.h"
 #include "pipeline/scan.h"
+#include "pipeline/stop_signals.h"
 #include "pipeline_fixture.h"
 #include "store/files.h"
+#include "store/safetensors.h"
 
 namespace ldmtune::pipeline {
 namespace {
@@ -194,6 +196,32 @@ TEST_F(PrepareDataset, CaptionsAreMendedWithoutEncoding) {
   const std::string index = store::sha256_file(config_.output / "index.json");
   EXPECT_TRUE(contains(input_error([&] { update_captions(mend); }), "00 cat.png"));
   EXPECT_EQ(store::sha256_file(config_.output / "index.json"), index);
+}
+
+TEST_F(PrepareDataset, LatentsBeyondFp16NameTheImageAndLeaveNothing) {
+  add_pictures(3);
+  config_.base = folder_ / "images" / "base";  // out of the way of left_behind()
+  fs::copy(base_folder(), config_.base, fs::copy_options::recursive);
+  const fs::path weights = config_.base / "vae" / "diffusion_pytorch_model.safetensors";
+  store::SafetensorsFile vae = store::read_safetensors(weights);
+  vae.tensors.at("quant_conv.bias") = at::full_like(vae.tensors.at("quant_conv.bias"), 1e5, at::kFloat);
+  store::write_safetensors(weights, vae.tensors);
+  const std::string message = input_error([&] { prepare(); });
+  EXPECT_TRUE(contains(message, "00 cat.png") && contains(message, "fp16")) << message;
+  EXPECT_TRUE(left_behind().empty());
+}
+
+TEST(StopSignals, BecomeAnErrorWhileWatched) {
+  {
+    const StopSignals stop;
+    EXPECT_NO_THROW(stop.check());
+    std::raise(SIGTERM);
+    EXPECT_THROW(stop.check(), Error);
+  }
+  const StopSignals again;
+  EXPECT_NO_THROW(again.check());
+  std::raise(SIGINT);
+  EXPECT_THROW(again.check(), Error);
 }
 
 TEST_F(PrepareDataset, FindsEqualFiles) {

@@ -89,7 +89,8 @@ TEST(AssignSplits, RefusesAGroupInTwoSplits) {
     assign_splits({image(1, "train", "cat"), image(2, "test", "cat")}, {});
     FAIL() << "expected an InputError";
   } catch (const InputError& error) {
-    EXPECT_NE(std::string(error.what()).find("image-2: metadata puts group \"cat\" into two splits"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("image-2: metadata puts group \"cat\" into two splits"),
+              std::string::npos);
   }
 }
 

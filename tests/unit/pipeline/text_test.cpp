@@ -7,7 +7,8 @@ namespace {
 
 using PromptEncoderTest = PipelineTest;
 
-const std::string kLong = "rocket and apple and cloud and umbrella and snowman and cat and dog and fish and tree and star and moon and sun";
+const std::string kLong =
+    "rocket and apple and cloud and umbrella and snowman and cat and dog and fish and tree and star and moon and sun";
 
 TEST_F(PromptEncoderTest, ContextIsTheTextEncodersOutput) {
   PromptEncoder prompts(base(), 1);
