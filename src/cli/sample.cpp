@@ -116,8 +116,7 @@ ExitCode run_sample(const Arguments& arguments, comm::Communicator& comm) {
   const bool cut = comm.any(prompts.truncated() > 0);
   pipeline::run_together(comm, [&] {
     if (comm.rank() != 0) return;
-    if (prompts.truncated() > 0)
-      LDMTUNE_LOG(warning) << "a prompt was too long and was cut; --max_chunks takes more of it";
+    if (cut) LDMTUNE_LOG(warning) << "a prompt was too long and was cut; --max_chunks takes more of it";
     write_sample_output(options, plan, base, requests, results);
   });
   return ExitCode::done;
