@@ -12,15 +12,21 @@ from .runs import load_runs, load_sweep
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ldmtune_analysis", description="Reports, comparisons and checks of ldmtune runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ldmtune_analysis", description="Reports, comparisons and checks of ldmtune runs."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="one HTML page about a sweep")
     report.add_argument("sweep", type=Path, help="the sweep.output folder")
     report.add_argument("-o", "--output", type=Path, help="the page (default: SWEEP/report.html)")
     compare = commands.add_parser("compare", help="one HTML page about single runs")
     compare.add_argument("runs", type=Path, nargs="+", help="run folders")
-    compare.add_argument("-o", "--output", type=Path, default=Path("comparison.html"), help="the page (default: comparison.html)")
-    check = commands.add_parser("check", help="exit 1 unless the sweep's best trial beats the base, took on the grey style, and opens")
+    compare.add_argument(
+        "-o", "--output", type=Path, default=Path("comparison.html"), help="the page (default: comparison.html)"
+    )
+    check = commands.add_parser(
+        "check", help="exit 1 unless the sweep's best trial beats the base, took on the grey style, and opens"
+    )
     check.add_argument("sweep", type=Path, help="the sweep.output folder")
     return parser
 

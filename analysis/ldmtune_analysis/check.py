@@ -35,12 +35,14 @@ def gain_check(sweep: Sweep) -> Check:
     if not configurations:
         return Check(name, False, "no trial is done")
     interval = configurations[0].against_base()
-    detail = f"{configurations[0].label}: difference {html.interval_text(interval)} over {interval.images} validation images"
+    detail = (
+        f"{configurations[0].label}: difference {html.interval_text(interval)} over {interval.images} validation images"
+    )
     return Check(name, interval.below_zero, detail)
 
 
 def saturation_check(sweep: Sweep) -> Check:
-    """Pictures of concepts never seen in the style have at most half of the base's colour saturation (for grey styles)."""
+    """Pictures of concepts never seen in the (grey) style have at most half of the base's colour saturation."""
     name = "pictures of unseen concepts lost their colour"
     configurations = sweep.configurations
     if not configurations or not sweep.pictures:
@@ -49,9 +51,17 @@ def saturation_check(sweep: Sweep) -> Check:
     base = column_saturation(sweep.folder, "base", images)
     best = column_saturation(sweep.folder, _best_column(sweep), images)
     if not math.isfinite(base) or not math.isfinite(best):
-        return Check(name, False, f"pictures of the base or of {_best_column(sweep)} are missing; run `ldmtune sweep ... collect`")
+        return Check(
+            name,
+            False,
+            f"pictures of the base or of {_best_column(sweep)} are missing; run `ldmtune sweep ... collect`",
+        )
     detail = f"mean saturation {best:.3f} against the base's {base:.3f} over {len(images)} captions"
-    return Check(name, best <= LARGEST_SATURATION_RATIO * base, f"{detail} (ratio {best / base if base else math.inf:.2f}, at most 0.50)")
+    return Check(
+        name,
+        best <= LARGEST_SATURATION_RATIO * base,
+        f"{detail} (ratio {best / base if base else math.inf:.2f}, at most 0.50)",
+    )
 
 
 def _best_column(sweep: Sweep) -> str:

@@ -1,4 +1,4 @@
-"""The picture grid of the report: captions that no trial trained on, drawn by the base and by each configuration, beside the real image."""
+"""The picture grid of the report: captions that no trial trained on, drawn by the base and by each configuration."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ def picture_section(sweep: Sweep, configurations: list) -> str:
     columns = _columns(sweep, configurations)
     head = "".join(_column_head(sweep.folder, column, images) for column in columns)
     rows = "".join(_row(sweep.folder, columns, image) for image in images)
-    table = f"<table class='pictures'><thead><tr><th class='left'>caption</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    head = f"<thead><tr><th class='left'>caption</th>{head}</tr></thead>"
+    table = f"<table class='pictures'>{head}<tbody>{rows}</tbody></table>"
     settings = sweep.pictures.get("settings", {})
-    note = ("Captions of validation and test images, with the same starting noise in every column. "
-            f"{escape(str(settings.get('sampler', '')).upper())}, {settings.get('num_inference_steps', '?')} steps, guidance "
-            f"{settings.get('guidance_scale', '?')}. The round trip shows what the VAE alone keeps of the real image.")
+    note = (
+        "Captions of validation and test images, with the same starting noise in every column. "
+        f"{escape(str(settings.get('sampler', '')).upper())}, "
+        f"{settings.get('num_inference_steps', '?')} steps, guidance "
+        f"{settings.get('guidance_scale', '?')}. The round trip shows what the VAE alone keeps of the real image."
+    )
     left_out = len(configurations) - sum(column["kind"] == "trial" for column in columns)
     if left_out > 0:
         note += f" {left_out} configurations of lower rank are left out."
@@ -61,5 +65,9 @@ def _row(folder: Path, columns: list, image: dict) -> str:
         uri = data_uri(picture_file(folder, column["name"], image))
         css = "best" if column.get("rank") == 0 else ""
         alt = escape(f"{image['caption']}: {column['title']}", quote=True)
-        cells.append(f'<td class="{css}"><img src="{uri}" alt="{alt}" title="{alt}"></td>' if uri else '<td class="missing">missing</td>')
+        cells.append(
+            f'<td class="{css}"><img src="{uri}" alt="{alt}" title="{alt}"></td>'
+            if uri
+            else '<td class="missing">missing</td>'
+        )
     return f"<tr><td class='left'>{escape(image['caption'])}<br>{split}</td>{''.join(cells)}</tr>"

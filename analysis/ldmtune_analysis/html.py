@@ -67,6 +67,19 @@ def definition_list(entries) -> str:
     return "<dl>" + "".join(f"<dt>{escape(term)}</dt><dd>{text}</dd>" for term, text in entries) + "</dl>"
 
 
+def table(heads: list, rows: list) -> str:
+    """heads: titles as HTML; a column whose title starts with "<<" is left-aligned. rows: (css class, cells as HTML)."""
+    left = [head.startswith("<<") for head in heads]
+
+    def line(tag: str, cells: list, css: str = "") -> str:
+        drawn = "".join(f"<{tag}{' class=left' if side else ''}>{cell}</{tag}>" for cell, side in zip(cells, left))
+        return f'<tr class="{css}">{drawn}</tr>' if css else f"<tr>{drawn}</tr>"
+
+    head = line("th", [head.removeprefix("<<") for head in heads])
+    body = "".join(line("td", cells, css) for css, cells in rows)
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
 def section(title: str, body: str, note: str = "", css: str = "") -> str:
     heading = f"<h2>{escape(title)}</h2>" if title else ""
     remark = f'<p class="note">{note}</p>' if note else ""

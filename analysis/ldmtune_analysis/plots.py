@@ -88,7 +88,7 @@ def _smoothed(values: pd.Series) -> pd.Series:
 
 
 def loss_curves(configurations: list) -> str | None:
-    """Training loss (smoothed) and held-out loss over steps, a colour a configuration, a line a seed; None without any rows."""
+    """Training (smoothed) and held-out loss, a colour a configuration, a line a seed; None without any rows."""
     if all(run.validation.empty and run.metrics.empty for c in configurations for run in c.runs):
         return None
     figure, (train, heldout) = _figure(2)
@@ -102,8 +102,16 @@ def loss_curves(configurations: list) -> str | None:
     base = configurations[0].mean("base_heldout_loss")
     if base == base:
         heldout.axhline(base, color=_COLOUR["--muted"], linewidth=1, linestyle=(0, (4, 3)))
-        heldout.annotate("untouched base", (1, base), xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points",
-                         ha="right", fontsize=8, color=_COLOUR["--muted-strong"])
+        heldout.annotate(
+            "untouched base",
+            (1, base),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=_COLOUR["--muted-strong"],
+        )
     train.set_title("Training loss (moving average)", loc="left")
     heldout.set_title("Held-out loss, same noise every time", loc="left")
     for axis in (train, heldout):
@@ -120,8 +128,15 @@ def adjacent_curves(configurations: list) -> str | None:
     for index, configuration in enumerate(configurations):
         for run in configuration.runs:
             rows = _numeric(run.validation, "adjacent")
-            axis.plot(rows["step"], rows["adjacent"], marker="o", markersize=2.5, color=series_colour(index),
-                      linestyle=_line_style(index), linewidth=1.5)
+            axis.plot(
+                rows["step"],
+                rows["adjacent"],
+                marker="o",
+                markersize=2.5,
+                color=series_colour(index),
+                linestyle=_line_style(index),
+                linewidth=1.5,
+            )
     axis.set_title("Loss on adjacent concepts (rising: forgetting)", loc="left")
     _count_updates(axis)
     return _to_svg(figure, "adjacent", "Loss on adjacent concepts over updates")
@@ -143,13 +158,22 @@ def quartile_plot(configurations: list) -> str | None:
             if base is None and rows.iloc[0]["step"] == 0:
                 base = rows.iloc[0][names]
         if ends:
-            axis.plot(places, pd.DataFrame(ends).mean(), marker="o", markersize=4, color=series_colour(index),
-                      linestyle=_line_style(index), linewidth=1.5)
+            axis.plot(
+                places,
+                pd.DataFrame(ends).mean(),
+                marker="o",
+                markersize=4,
+                color=series_colour(index),
+                linestyle=_line_style(index),
+                linewidth=1.5,
+            )
     if not axis.lines:
         plt.close(figure)
         return None
     if base is not None:
-        axis.plot(places, base, marker="o", markersize=4, color=_COLOUR["--muted"], linestyle=(0, (4, 3)), linewidth=1.2)
+        axis.plot(
+            places, base, marker="o", markersize=4, color=_COLOUR["--muted"], linestyle=(0, (4, 3)), linewidth=1.2
+        )
     axis.set_xticks(list(places), ["first quarter\n(least noise)", "second", "third", "last quarter\n(most noise)"])
     axis.set_xlim(-0.35, 3.35)
     axis.set_yscale("log")  # the quarters differ by more than ten times; what counts is the share that goes

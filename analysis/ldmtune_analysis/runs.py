@@ -14,7 +14,16 @@ from .statistics import Interval, paired_interval
 
 _COLUMNS = {
     "metrics.csv": ["step", "epoch", "loss", "lr", "grad_norm", "samples_per_s", "seconds"],
-    "validation.csv": ["step", "concept_train", "concept_heldout", "adjacent", "heldout_q1", "heldout_q2", "heldout_q3", "heldout_q4"],
+    "validation.csv": [
+        "step",
+        "concept_train",
+        "concept_heldout",
+        "adjacent",
+        "heldout_q1",
+        "heldout_q2",
+        "heldout_q3",
+        "heldout_q4",
+    ],
     "validation_images.csv": ["step", "kind", "sample_id", "source", "loss"],
 }
 
@@ -80,7 +89,7 @@ class Configuration:
     def against_base(self, kind: str = "heldout") -> Interval:
         return paired_interval(self.losses(kind), self.losses(kind, at="base"))
 
-    def against(self, other: "Configuration", kind: str = "heldout") -> Interval:
+    def against(self, other: Configuration, kind: str = "heldout") -> Interval:
         return paired_interval(self.losses(kind), other.losses(kind))
 
     @property
@@ -107,7 +116,10 @@ class Sweep:
             if run.status == "done" and math.isfinite(run.score("heldout_loss")):
                 key = json.dumps({name: value for name, value in run.options.items() if name != "train.seed"})
                 groups.setdefault(key, []).append(run)
-        found = [Configuration(option_label(json.loads(key)) or runs[0].name, json.loads(key), runs) for key, runs in groups.items()]
+        found = [
+            Configuration(option_label(json.loads(key)) or runs[0].name, json.loads(key), runs)
+            for key, runs in groups.items()
+        ]
         return sorted(found, key=lambda configuration: configuration.mean("heldout_loss"))
 
     @property
@@ -120,12 +132,14 @@ class Sweep:
         rows = []
         for run in self.runs:
             row = {"trial": run.trial, "name": run.name, "status": run.status, **run.options, "seed": run.seed}
-            rows.append({**row, **{key: value for key, value in run.result.items() if key != "status"}, "reason": run.reason})
+            rows.append(
+                {**row, **{key: value for key, value in run.result.items() if key != "status"}, "reason": run.reason}
+            )
         return pd.DataFrame(rows)
 
 
 def option_label(options: dict) -> str:
-    """ "1,2,4,2,1 · layer norm" for {"hypernetwork.layer_structure": "1,2,4,2,1", "hypernetwork.layer_norm": "true"}."""
+    """How a configuration is called: "1,2,4,2,1 · layer norm" for layer_structure = 1,2,4,2,1 and layer_norm = true."""
     parts = []
     for name, value in options.items():
         short = name.rsplit(".", 1)[-1].replace("_", " ")
@@ -216,7 +230,9 @@ def load_sweep(folder) -> Sweep:
     folder = Path(folder)
     plan_file = folder / "sweep.json"
     if not plan_file.is_file():
-        raise FileNotFoundError(f"{folder}: no sweep.json there; expected the sweep.output folder of `ldmtune sweep ... run`")
+        raise FileNotFoundError(
+            f"{folder}: no sweep.json there; expected the sweep.output folder of `ldmtune sweep ... run`"
+        )
     plan = read_json(plan_file)
     runs = []
     for entry in plan["trials"]:

@@ -1,4 +1,4 @@
-"""Paired bootstrap intervals: is a difference between two configurations more than the luck of which images and seeds were drawn?"""
+"""Paired bootstrap intervals: is a difference more than the luck of which images and seeds were drawn?"""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def _expanded_tail(level: float, count: int) -> float:
-    """Tail probability of the percentile interval, widened for small samples (Hesterberg 2015, "What teachers should know about
-    the bootstrap", section 3.3): a plain percentile interval of eight images is a fifth too narrow."""
+    """Tail probability of the percentile interval, widened for small samples: a plain percentile interval of eight
+    images is a fifth too narrow (Hesterberg 2015, "What teachers should know about the bootstrap", section 3.3)."""
     t = t_quantile(0.5 + level / 2, count - 1)
     return NormalDist().cdf(-np.sqrt(count / (count - 1)) * t)
 
@@ -59,9 +59,9 @@ def _resampled_weights(rng: np.random.Generator, count: int, resamples: int) -> 
 def paired_interval(a, b=None, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Interval of mean(a) - mean(b) over images and seeds.
 
-    a, b: losses (images,) or (images, seeds), or pandas objects with the images as index (then only images of both count).
-    b is None for an interval of mean(a) itself. Images are resampled together in a and b (paired: the same image with the same noise);
-    seeds are resampled together where both have the same ones, else each on its own.
+    a, b: losses (images,) or (images, seeds), or pandas objects with the images as index (then only images of both
+    count). b is None for an interval of mean(a) itself. Images are resampled together in a and b (paired: the same image
+    with the same noise); seeds are resampled together where both have the same ones, else each on its own.
     """
     shared_seeds = _same_seeds(a, b)
     a, b = _aligned(a, b)

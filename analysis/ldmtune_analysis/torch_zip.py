@@ -1,4 +1,4 @@
-"""Reads torch.save's zip format without torch: a restricted unpickler that can build tensors (as numpy arrays) and nothing else."""
+"""Reads torch.save's zip format without torch: a restricted unpickler that builds numpy arrays and nothing else."""
 
 from __future__ import annotations
 
@@ -47,13 +47,19 @@ def _rebuild_tensor(storage, offset, size, stride, *_ignored) -> np.ndarray:
     empty = any(extent == 0 for extent in size)
     last = offset + sum((extent - 1) * step for extent, step in zip(size, stride))
     if not empty and last >= len(storage.values):
-        raise pickle.UnpicklingError(f"a tensor of size {tuple(size)} reaches past its storage of {len(storage.values)}")
+        raise pickle.UnpicklingError(
+            f"a tensor of size {tuple(size)} reaches past its storage of {len(storage.values)}"
+        )
     if int(np.prod(size, dtype=object)) > len(storage.values):
-        raise pickle.UnpicklingError(f"a tensor of size {tuple(size)} has more elements than its storage of {len(storage.values)}")
+        raise pickle.UnpicklingError(
+            f"a tensor of size {tuple(size)} has more elements than its storage of {len(storage.values)}"
+        )
     if empty:
         return np.zeros(size, storage.values.dtype)
     item = storage.values.itemsize
-    view = np.lib.stride_tricks.as_strided(storage.values[offset:], size, [step * item for step in stride], writeable=False)
+    view = np.lib.stride_tricks.as_strided(
+        storage.values[offset:], size, [step * item for step in stride], writeable=False
+    )
     if storage.type_name == "BFloat16Storage":
         return (view.astype(np.uint32) << 16).view(np.float32)
     return view.copy()
@@ -77,7 +83,9 @@ class _TensorUnpickler(pickle.Unpickler):
             return _rebuild_tensor if name == "_rebuild_tensor_v2" else _rebuild_parameter
         if module == "torch" and name in _STORAGES:
             return _StorageType(name)
-        raise pickle.UnpicklingError(f"refused: the file asks for {module}.{name}; only tensors and plain containers are read")
+        raise pickle.UnpicklingError(
+            f"refused: the file asks for {module}.{name}; only tensors and plain containers are read"
+        )
 
     def persistent_load(self, reference):
         if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
@@ -89,7 +97,9 @@ class _TensorUnpickler(pickle.Unpickler):
             dtype = _STORAGES[kind.name]
             raw = _read(self._archive, f"{self._root}data/{key}", elements * dtype.itemsize)
             if len(raw) != elements * dtype.itemsize:
-                raise pickle.UnpicklingError(f"storage {key} holds {len(raw)} bytes, expected {elements * dtype.itemsize}")
+                raise pickle.UnpicklingError(
+                    f"storage {key} holds {len(raw)} bytes, expected {elements * dtype.itemsize}"
+                )
             self._storages[key] = _Storage(np.frombuffer(raw, dtype), kind.name)
         return self._storages[key]
 

@@ -92,12 +92,23 @@ def write_hypernetwork(file: Path, bad: float | None = None) -> None:
         return _FakeTensor(array, str(len(arrays) - 1))
 
     def network(width):
-        return {"linear.0.weight": tensor(2 * width, width), "linear.0.bias": tensor(2 * width),
-                "linear.1.weight": tensor(width, 2 * width), "linear.1.bias": tensor(width)}
+        return {
+            "linear.0.weight": tensor(2 * width, width),
+            "linear.0.bias": tensor(2 * width),
+            "linear.1.weight": tensor(width, 2 * width),
+            "linear.1.bias": tensor(width),
+        }
 
     content: dict = {width: (network(width), network(width)) for width in (4, 8)}
-    content.update(step=300, name="best", layer_structure=[1.0, 2.0, 1.0], activation_func="relu", is_layer_norm=False,
-                   activate_output=False, sd_checkpoint=None)
+    content.update(
+        step=300,
+        name="best",
+        layer_structure=[1.0, 2.0, 1.0],
+        activation_func="relu",
+        is_layer_norm=False,
+        activate_output=False,
+        sd_checkpoint=None,
+    )
     write_torch_zip(file, content, arrays)
 
 
@@ -106,9 +117,18 @@ def _curve(rng, steps, start, end, noise):
     return values * (1 + noise * rng.normal(size=len(steps)))
 
 
-def write_run(folder: Path, loss: float, seed: int = 0, images: int = 8, steps: int = 300, adjacent: bool = True,
-              image_noise: float = 0.002, parameters: int = 1000, test: bool = True) -> dict:
-    """A finished run whose held-out loss is `loss`; per-image losses differ by image (shared by all runs) and a little by run."""
+def write_run(
+    folder: Path,
+    loss: float,
+    seed: int = 0,
+    images: int = 8,
+    steps: int = 300,
+    adjacent: bool = True,
+    image_noise: float = 0.002,
+    parameters: int = 1000,
+    test: bool = True,
+) -> dict:
+    """A finished run whose held-out loss is `loss`; losses differ by image (the same in all runs) and a little by run."""
     rng = np.random.default_rng([seed, int(loss * 1e6)])
     # Both sets have a mean of one and the noise a mean of zero, so that means are exactly `loss` and the base's.
     of_image = np.random.default_rng(7).uniform(0.6, 1.4, size=(2, images))
@@ -127,24 +147,55 @@ def write_run(folder: Path, loss: float, seed: int = 0, images: int = 8, steps: 
     ends = losses[losses.step == steps].groupby("kind")["loss"].mean()
 
     at = np.arange(1, steps + 1)
-    pd.DataFrame({"step": at, "epoch": at * 8 / 96, "loss": _curve(rng, at, BASE_LOSS, loss * 0.9, 0.25), "lr": 2e-3,
-                  "grad_norm": 0.1, "samples_per_s": 60.0, "seconds": at * 0.13}).to_csv(folder / "metrics.csv", index=False)
+    pd.DataFrame(
+        {
+            "step": at,
+            "epoch": at * 8 / 96,
+            "loss": _curve(rng, at, BASE_LOSS, loss * 0.9, 0.25),
+            "lr": 2e-3,
+            "grad_norm": 0.1,
+            "samples_per_s": 60.0,
+            "seconds": at * 0.13,
+        }
+    ).to_csv(folder / "metrics.csv", index=False)
     at = np.arange(0, steps + 1, 50)
     heldout = _curve(rng, at, BASE_LOSS, ends["heldout"], 0.0)
     heldout[-1] = ends["heldout"]
-    validation = {"step": at, "concept_train": heldout * 0.92, "concept_heldout": heldout,
-                  "adjacent": np.linspace(0.08, 0.09, len(at)) if adjacent else ""}
+    validation = {
+        "step": at,
+        "concept_train": heldout * 0.92,
+        "concept_heldout": heldout,
+        "adjacent": np.linspace(0.08, 0.09, len(at)) if adjacent else "",
+    }
     for quartile, share in zip("1234", (2.2, 1.0, 0.5, 0.3)):
         validation[f"heldout_q{quartile}"] = heldout * share
     pd.DataFrame(validation).to_csv(folder / "validation.csv", index=False)
-    (folder / "config.cfg").write_text(f'method = hypernetwork\ndata = "sets/a#1"\n\n[train]\nseed = {seed}\nmax_train_steps = {steps}\n')
-    result = {"status": "done", "method": "hypernetwork", "steps": steps, "heldout_loss": ends["heldout"],
-              "best_heldout_loss": ends["heldout"], "best_step": steps, "base_heldout_loss": losses[(losses.step == 0) & (losses.kind == "heldout")].loss.mean(),
-              "concept_train_loss": ends["heldout"] * 0.92, "base_concept_train_loss": BASE_LOSS * 0.97, "adjacent_loss": 0.09 if adjacent else None,
-              "base_adjacent_loss": 0.08 if adjacent else None, "test_loss": ends["test"] if test else None,
-              "base_test_loss": BASE_LOSS if test else None,
-              "trainable_parameters": parameters, "seconds": 41.0 + seed, "samples_per_s": 58.3, "checkpoint": f"checkpoints/step-{steps:08d}",
-              "export": f"checkpoints/step-{steps:08d}/x.pt", "ranks": 2, "base_sha256": "b" * 64, "dataset_sha256": "d" * 64}
+    (folder / "config.cfg").write_text(
+        f'method = hypernetwork\ndata = "sets/a#1"\n\n[train]\nseed = {seed}\nmax_train_steps = {steps}\n'
+    )
+    result = {
+        "status": "done",
+        "method": "hypernetwork",
+        "steps": steps,
+        "heldout_loss": ends["heldout"],
+        "best_heldout_loss": ends["heldout"],
+        "best_step": steps,
+        "base_heldout_loss": losses[(losses.step == 0) & (losses.kind == "heldout")].loss.mean(),
+        "concept_train_loss": ends["heldout"] * 0.92,
+        "base_concept_train_loss": BASE_LOSS * 0.97,
+        "adjacent_loss": 0.09 if adjacent else None,
+        "base_adjacent_loss": 0.08 if adjacent else None,
+        "test_loss": ends["test"] if test else None,
+        "base_test_loss": BASE_LOSS if test else None,
+        "trainable_parameters": parameters,
+        "seconds": 41.0 + seed,
+        "samples_per_s": 58.3,
+        "checkpoint": f"checkpoints/step-{steps:08d}",
+        "export": f"checkpoints/step-{steps:08d}/x.pt",
+        "ranks": 2,
+        "base_sha256": "b" * 64,
+        "dataset_sha256": "d" * 64,
+    }
     (folder / "result.json").write_text(json.dumps(result))
     return result
 
@@ -158,12 +209,26 @@ def _draw(file: Path, colour, index: int) -> None:
 
 
 def write_pictures(sweep: Path, trial_names: list, grey: bool = True) -> None:
-    columns = [("base", "base"), *((name, "trial") for name in trial_names), ("real", "real"), ("roundtrip", "roundtrip")]
+    columns = [
+        ("base", "base"),
+        *((name, "trial") for name in trial_names),
+        ("real", "real"),
+        ("roundtrip", "roundtrip"),
+    ]
     images = []
     for number, caption in enumerate(CAPTIONS):
         split = "validation" if number < 4 else "test"
-        images.append({"sample_id": number, "split": split, "caption": caption + ", pencil", "prompt": caption, "source": f"{number}.png",
-                       "width": 64, "height": 64})
+        images.append(
+            {
+                "sample_id": number,
+                "split": split,
+                "caption": caption + ", pencil",
+                "prompt": caption,
+                "source": f"{number}.png",
+                "width": 64,
+                "height": 64,
+            }
+        )
     for name, kind in columns:
         folder = sweep / "pictures" / name
         folder.mkdir(parents=True)
@@ -171,32 +236,74 @@ def write_pictures(sweep: Path, trial_names: list, grey: bool = True) -> None:
             vivid = (230, 60 + 20 * number, 40)
             dull = (150, 150 + number, 148) if grey else vivid
             _draw(folder / f"{number}.png", vivid if kind == "base" else dull, number)
-    index = {"format": "ldmtune-pictures", "version": 1, "settings": {"sampler": "ddim", "num_inference_steps": 20, "guidance_scale": 3.0},
-             "columns": [{"name": name, "kind": kind} for name, kind in columns], "images": images}
+    index = {
+        "format": "ldmtune-pictures",
+        "version": 1,
+        "settings": {"sampler": "ddim", "num_inference_steps": 20, "guidance_scale": 3.0},
+        "columns": [{"name": name, "kind": kind} for name, kind in columns],
+        "images": images,
+    }
     (sweep / "pictures" / "index.json").write_text(json.dumps(index))
 
 
-def write_sweep(folder: Path, losses, seeds=(0,), fail=(), adjacent: bool = True, pictures: bool = True, best: bool = True, **run_options) -> Path:
-    """losses: one number a configuration (layer structure x layer norm, in the order of the grid). `fail`: numbers of trials that failed."""
+def write_sweep(
+    folder: Path,
+    losses,
+    seeds=(0,),
+    fail=(),
+    adjacent: bool = True,
+    pictures: bool = True,
+    best: bool = True,
+    **run_options,
+) -> Path:
+    """losses: one a configuration (layer structure x layer norm, in the grid's order). fail: numbers of failed trials."""
     entries = []
     number = 0
     for index, loss in enumerate(losses):
-        options = {"hypernetwork.layer_structure": STRUCTURES[index // 2 % 2], "hypernetwork.layer_norm": ["false", "true"][index % 2]}
+        options = {
+            "hypernetwork.layer_structure": STRUCTURES[index // 2 % 2],
+            "hypernetwork.layer_norm": ["false", "true"][index % 2],
+        }
         if index >= 4:
             options["hypernetwork.layer_structure"] = "1," * index + "1"
         for seed in seeds:
             name = f"{number:03d}-{number:08x}"
-            entries.append({"trial": number, "id": name[4:], "folder": f"trials/{name}", "options": options, "seed": seed,
-                            "trainable_parameters": 1000 * (index + 1), "length": "300"})
+            entries.append(
+                {
+                    "trial": number,
+                    "id": name[4:],
+                    "folder": f"trials/{name}",
+                    "options": options,
+                    "seed": seed,
+                    "trainable_parameters": 1000 * (index + 1),
+                    "length": "300",
+                }
+            )
             if number in fail:
                 (folder / "trials").mkdir(parents=True, exist_ok=True)
-                (folder / "trials" / f"{name}.failed.json").write_text(json.dumps({"trial": number, "reason": "update 7: loss nan <not finite>"}))
+                (folder / "trials" / f"{name}.failed.json").write_text(
+                    json.dumps({"trial": number, "reason": "update 7: loss nan <not finite>"})
+                )
             else:
                 spread = 0.001 * (seed - np.mean(seeds))
-                write_run(folder / "trials" / name, loss + spread, seed, adjacent=adjacent, parameters=1000 * (index + 1), **run_options)
+                write_run(
+                    folder / "trials" / name,
+                    loss + spread,
+                    seed,
+                    adjacent=adjacent,
+                    parameters=1000 * (index + 1),
+                    **run_options,
+                )
             number += 1
-    plan = {"format": "ldmtune-sweep", "version": 1, "base": "datasets/emoji-base", "data": "runs/demo/data", "adjacent": "",
-            "varied": ["hypernetwork.layer_structure", "hypernetwork.layer_norm"], "trials": entries}
+    plan = {
+        "format": "ldmtune-sweep",
+        "version": 1,
+        "base": "datasets/emoji-base",
+        "data": "runs/demo/data",
+        "adjacent": "",
+        "varied": ["hypernetwork.layer_structure", "hypernetwork.layer_norm"],
+        "trials": entries,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sweep.json").write_text(json.dumps(plan))
     done = [entry for entry in entries if entry["trial"] not in fail]
@@ -213,5 +320,11 @@ def _write_best(folder: Path, done: list) -> None:
 
     winner = min(done, key=loss)
     write_hypernetwork(folder / "best.pt")
-    card = {"file": "best.pt", "sha256": "c" * 64, "trial": winner["trial"], "folder": winner["folder"], "scores": {"heldout_loss": loss(winner)}}
+    card = {
+        "file": "best.pt",
+        "sha256": "c" * 64,
+        "trial": winner["trial"],
+        "folder": winner["folder"],
+        "scores": {"heldout_loss": loss(winner)},
+    }
     (folder / "best.json").write_text(json.dumps(card))

@@ -52,7 +52,10 @@ def words(text: str) -> str:
 
 def test_says_who_won_by_how_much_and_who_is_tied(tmp_path):
     said = words(page(load_sweep(write_sweep(tmp_path / "demo", [0.0660, 0.0750, 0.0661, 0.0760]))))
-    assert "1,2,1 · no layer norm did best: it cuts the held-out loss by 70%, from 0.2200 (untouched base) to 0.0660." in said
+    assert (
+        "1,2,1 · no layer norm did best: it cuts the held-out loss by 70%, from 0.2200 (untouched base) to 0.0660."
+        in said
+    )
     assert "1,2,4,2,1 · no layer norm is tied with it" in said
     assert "are clearly worse" in said
     assert "over 8 validation images" in said
@@ -81,7 +84,10 @@ def test_pictures_stand_in_order_and_enlarged(tmp_path):
     text = page(load_sweep(write_sweep(tmp_path / "demo", [0.066, 0.08])))
     assert text.count("data:image/png;base64") == 8 * 5
     head = words("<body>" + text.split("class='pictures'")[1].split("</thead>")[0])
-    order = [head.index(name) for name in ("untouched base", "no layer norm", "1,2,1 · layer norm", "real image", "VAE round trip")]
+    order = [
+        head.index(name)
+        for name in ("untouched base", "no layer norm", "1,2,1 · layer norm", "real image", "VAE round trip")
+    ]
     assert order == sorted(order)
     assert "image-rendering: pixelated" in text
     assert len(text) < 3_000_000
@@ -95,7 +101,9 @@ def test_a_missing_picture_leaves_a_gap(tmp_path):
 
 
 def test_works_without_adjacent_pictures_test_and_best(tmp_path):
-    text = page(load_sweep(write_sweep(tmp_path / "bare", [0.1], adjacent=False, pictures=False, best=False, test=False)))
+    text = page(
+        load_sweep(write_sweep(tmp_path / "bare", [0.1], adjacent=False, pictures=False, best=False, test=False))
+    )
     said = words(text)
     assert "No test images were measured" in said
     assert "adjacent concepts" not in said and "Concepts never trained on" not in said
@@ -108,7 +116,9 @@ def test_failures_are_listed_with_their_reason(tmp_path):
 
 
 def test_nothing_done_is_said(tmp_path):
-    assert "No trial is done yet" in words(page(load_sweep(write_sweep(tmp_path / "demo", [0.1], fail=(0,), pictures=False))))
+    assert "No trial is done yet" in words(
+        page(load_sweep(write_sweep(tmp_path / "demo", [0.1], fail=(0,), pictures=False)))
+    )
 
 
 def test_runs_of_different_data_are_not_ranked_silently(tmp_path):

@@ -92,11 +92,17 @@ def test_a_damaged_result_is_an_error(tmp_path):
         load_sweep(folder)
 
 
-@pytest.mark.parametrize("options, label", [
-    ({"hypernetwork.layer_structure": "1,2,1", "hypernetwork.layer_norm": "true"}, "1,2,1 · layer norm"),
-    ({"optim.learning_rate": "1e-3", "hypernetwork.dropout_structure": ""}, "learning rate 1e-3 · dropout structure none"),
-    ({}, ""),
-])
+@pytest.mark.parametrize(
+    "options, label",
+    [
+        ({"hypernetwork.layer_structure": "1,2,1", "hypernetwork.layer_norm": "true"}, "1,2,1 · layer norm"),
+        (
+            {"optim.learning_rate": "1e-3", "hypernetwork.dropout_structure": ""},
+            "learning rate 1e-3 · dropout structure none",
+        ),
+        ({}, ""),
+    ],
+)
 def test_labels_read_well(options, label):
     assert option_label(options) == label
 

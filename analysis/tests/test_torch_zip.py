@@ -44,7 +44,9 @@ def test_a_system_call_is_refused_and_not_made(tmp_path, monkeypatch):
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("size, stride, offset", [((4, 4), (4, 1), 0), ((2,), (1,), 11), ((3,), (-1,), 5), ((10**9,), (0,), 0)])
+@pytest.mark.parametrize(
+    "size, stride, offset", [((4, 4), (4, 1), 0), ((2,), (1,), 11), ((3,), (-1,), 5), ((10**9,), (0,), 0)]
+)
 def test_views_past_their_storage_are_refused(tmp_path, size, stride, offset):
     values = np.arange(12, dtype=np.float32)
 

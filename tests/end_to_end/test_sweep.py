@@ -1,4 +1,4 @@
-"""ldmtune sweep on the embedded base and a handful of drawn images: plan, run, interruption, failure, results, pictures, best."""
+"""ldmtune sweep on the embedded base and eight drawn images: plan, run, interruption, failure, pictures, best."""
 
 import csv
 import hashlib
@@ -57,10 +57,14 @@ def data(tmp_path_factory) -> Path:
     lines = []
     for number in range(8):
         picture = Image.new("RGB", (64, 64), "white")
-        ImageDraw.Draw(picture).ellipse([8 + number, 12, 52, 60 - 2 * number], fill=(90 + 10 * number,) * 3, outline="black")
+        ImageDraw.Draw(picture).ellipse(
+            [8 + number, 12, 52, 60 - 2 * number], fill=(90 + 10 * number,) * 3, outline="black"
+        )
         picture.save(images / f"{number}.png")
         split = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
-        lines.append(json.dumps({"file_name": f"{number}.png", "text": f"ball number {number}", "split": split[number]}))
+        lines.append(
+            json.dumps({"file_name": f"{number}.png", "text": f"ball number {number}", "split": split[number]})
+        )
     (images / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     folder = tmp_path_factory.mktemp("data") / "set"
     ldmtune("prepare", "--base", BASE, "--images", images, "--output", folder)
@@ -156,7 +160,9 @@ def test_pictures_of_both_splits_in_all_columns(finished):
         for image in index["images"]:
             with Image.open(folder / column["name"] / f"{image['sample_id']}.png") as picture:
                 assert picture.size == (64, 64)
-    drawn = {(folder / column["name"] / f"{index['images'][0]['sample_id']}.png").read_bytes() for column in index["columns"]}
+    drawn = {
+        (folder / column["name"] / f"{index['images'][0]['sample_id']}.png").read_bytes() for column in index["columns"]
+    }
     assert len(drawn) == 5, "no two columns are the same"
 
 
@@ -193,20 +199,23 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(tmp_path, data):
     assert "is done already" in said
 
 
-@pytest.mark.parametrize("arguments, expected", [
-    (["run", "--hypernetwork.layer_structure", "1,2,3 | 1,1,1"], "trial 0"),
-    (["run", "--hypernetwork.layer_strukture", "1,1,1"], "hypernetwork.layer_structure"),
-    (["run", "--data", "nowhere"], "nowhere"),
-    (["run", "--base", "nowhere"], "nowhere"),
-    (["run", "--train.global_batch_size", "3", "--train.micro_batch_size", "2"], "global_batch_size"),
-    (["run", "--train.stop_after", "1 | 2"], "stop_after"),
-    (["run", "--sweep.seeds", "a"], "sweep.seeds"),
-    (["trial", "9"], "from 0 to 1"),
-    (["trial", "x"], "number"),
-    (["trial"], "number"),
-    (["march"], "march"),
-    ([], "plan, run, trial N, collect or best"),
-])
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["run", "--hypernetwork.layer_structure", "1,2,3 | 1,1,1"], "trial 0"),
+        (["run", "--hypernetwork.layer_strukture", "1,1,1"], "hypernetwork.layer_structure"),
+        (["run", "--data", "nowhere"], "nowhere"),
+        (["run", "--base", "nowhere"], "nowhere"),
+        (["run", "--train.global_batch_size", "3", "--train.micro_batch_size", "2"], "global_batch_size"),
+        (["run", "--train.stop_after", "1 | 2"], "stop_after"),
+        (["run", "--sweep.seeds", "a"], "sweep.seeds"),
+        (["trial", "9"], "from 0 to 1"),
+        (["trial", "x"], "number"),
+        (["trial"], "number"),
+        (["march"], "march"),
+        ([], "plan, run, trial N, collect or best"),
+    ],
+)
 def test_bad_input_is_named_and_nothing_is_written(tmp_path, data, arguments, expected):
     said = ldmtune("sweep", "--config", write_config(tmp_path, data), *arguments, code=2)
     assert expected in said
