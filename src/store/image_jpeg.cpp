@@ -112,8 +112,9 @@ DecodedImage decode_jpeg(const std::filesystem::path& file, const std::string& b
   JpegReader reader(bytes);
   if (!reader.read_header()) fail_image(file, "JPEG", reader.reason());
   at::Tensor pixels = allocate_pixels(file, reader.width(), reader.height(), reader.channels());
+  const int orientation = reader.orientation();  // the library forgets markers with the last row
   if (!reader.read_rows(pixels.mutable_data_ptr<std::uint8_t>())) fail_image(file, "JPEG", reader.reason());
-  return {reader.channels() == 4 ? cmyk_to_rgb(pixels) : pixels, reader.orientation()};
+  return {reader.channels() == 4 ? cmyk_to_rgb(pixels) : pixels, orientation};
 }
 
 }  // namespace ldmtune::store

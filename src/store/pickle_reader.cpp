@@ -16,6 +16,8 @@ constexpr const char* kTypes[] = {"collections OrderedDict",
                                   "torch._utils _rebuild_tensor_v2",
                                   "torch._utils _rebuild_parameter",
                                   "torch Size",
+                                  "builtins set",
+                                  "__builtin__ set",
                                   "torch.nn.modules.container ParameterDict"};
 
 /// The dtype of "torch HalfStorage" or "torch.cuda HalfStorage"; nothing for other names.
@@ -186,6 +188,9 @@ void Unpickler::call() {
     push(node);
   } else if (name == "torch._utils _rebuild_parameter" && !items.empty() && items[0]->kind == Kind::tensor) {
     push(items[0]);
+  } else if ((name == "builtins set" || name == "__builtin__ set") && items.size() == 1 &&
+             items[0]->kind == Kind::list) {
+    push(items[0]);  // a module's set of names: order and copies do not matter
   } else if (name == "torch Size" && items.size() == 1 && items[0]->kind == Kind::tuple) {
     push(items[0]);
   } else if (name == "collections OrderedDict" && items.empty()) {

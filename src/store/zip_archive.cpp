@@ -109,30 +109,29 @@ ZipReader::Entry ZipReader::parse_entry(const std::string& directory, std::size_
   if (directory.size() - at < whole) refuse("a damaged directory");
   Entry entry;
   entry.name = directory.substr(at + kCentralHeaderSize, name_size);
-  entry.flags = u16(directory, at + 8);
+  entry.method = u16(directory, at + 10);
   entry.crc = u32(directory, at + 16);
   entry.size = u32(directory, at + 24);
   entry.header_offset = u32(directory, at + 42);
-  std::uint64_t compressed = u32(directory, at + 20);
+  entry.stored_size = u32(directory, at + 20);
   const std::string shown = "record '" + printable(entry.name) + "'";
   if (!is_safe_name(entry.name)) refuse(shown + ", whose name leaves the archive");
   constexpr std::uint32_t kFileKind = 0xF000, kSymbolicLink = 0xA000;
   if (((u32(directory, at + 38) >> 16) & kFileKind) == kSymbolicLink) refuse(shown + ", a symbolic link");
-  if (entry.flags & kEncrypted) refuse(shown + ", which is encrypted");
-  if (u16(directory, at + 10) != 0) refuse(shown + ", which is compressed");
-  read_zip64_sizes(directory.substr(at + kCentralHeaderSize + name_size, extra_size), entry, compressed);
-  if (compressed != entry.size) refuse(shown + " with two sizes");
+  if (u16(directory, at + 8) & kEncrypted) refuse(shown + ", which is encrypted");
+  read_zip64_sizes(directory.substr(at + kCentralHeaderSize + name_size, extra_size), entry);
+  if (entry.method == 0 && entry.stored_size != entry.size) refuse(shown + " with two sizes");
   at += whole;
   return entry;
 }
 
-void ZipReader::read_zip64_sizes(const std::string& extra, Entry& entry, std::uint64_t& compressed) const {
+void ZipReader::read_zip64_sizes(const std::string& extra, Entry& entry) const {
   for (std::size_t at = 0; at + 4 <= extra.size();) {
     const std::size_t size = u16(extra, at + 2);
     if (size > extra.size() - at - 4) refuse("a damaged extra field of '" + printable(entry.name) + "'");
     if (u16(extra, at) == kZip64Extra) {
       std::size_t field = at + 4;
-      for (std::uint64_t* value : {&entry.size, &compressed, &entry.header_offset}) {
+      for (std::uint64_t* value : {&entry.size, &entry.stored_size, &entry.header_offset}) {
         if (*value != kSeeZip64) continue;
         if (field + 8 > at + 4 + size) refuse("zip64 sizes missing for '" + printable(entry.name) + "'");
         *value = u64(extra, field);
@@ -154,10 +153,11 @@ void ZipReader::check_local_header(Entry& entry) const {
     refuse(shown + " under another name in its own header");
   }
   const std::uint16_t flags = u16(header, 6);
-  if ((flags & kEncrypted) || u16(header, 8) != 0) refuse(shown + ", which is encrypted or compressed");
+  if (flags & kEncrypted) refuse(shown + ", which is encrypted");
+  if (u16(header, 8) != entry.method) refuse(shown + " with two ways of compression");
   if (!(flags & kSizesAfterData) && u32(header, 14) != entry.crc) refuse(shown + " with two checksums");
   entry.data_offset = entry.header_offset + kLocalHeaderSize + name_size + u16(header, 28);
-  if (entry.data_offset > file_.size() || entry.size > file_.size() - entry.data_offset)
+  if (entry.data_offset > file_.size() || entry.stored_size > file_.size() - entry.data_offset)
     refuse(shown + " past its end");
 }
 
@@ -168,7 +168,7 @@ void ZipReader::check_overlaps(std::uint64_t directory_offset) const {
             [](const Entry* a, const Entry* b) { return a->header_offset < b->header_offset; });
   for (std::size_t i = 0; i < ordered.size(); ++i) {
     const std::uint64_t next = i + 1 < ordered.size() ? ordered[i + 1]->header_offset : directory_offset;
-    if (ordered[i]->data_offset + ordered[i]->size > next)
+    if (ordered[i]->data_offset + ordered[i]->stored_size > next)
       refuse(cat("record '", printable(ordered[i]->name), "' over another"));
   }
 }
@@ -187,12 +187,14 @@ const ZipReader::Entry& ZipReader::entry(const std::string& name) const {
 
 void ZipReader::read(const std::string& name, std::span<std::byte> out) const {
   const Entry& from = entry(name);
+  if (from.method != 0) refuse("record '" + printable(name) + "', which is compressed");
   file_.read(from.data_offset, out);
   if (out.size() != from.size || crc32(out) != from.crc)
     refuse("record '" + printable(name) + "' with a wrong checksum");
 }
 
 std::string ZipReader::read_text(const std::string& name, std::uint64_t limit) const {
+  if (entry(name).method != 0) refuse("record '" + printable(name) + "', which is compressed");
   if (size(name) > limit) refuse(cat("record '", printable(name), "' of ", size(name), " bytes"));
   std::string text(size(name), '\0');
   read(name, std::as_writable_bytes(std::span(text)));

@@ -31,8 +31,8 @@ class ZipReader {
   struct Entry {
     std::string name;
     std::uint32_t crc = 0;
-    std::uint64_t size = 0, header_offset = 0, data_offset = 0;
-    std::uint16_t flags = 0;
+    std::uint64_t size = 0, stored_size = 0, header_offset = 0, data_offset = 0;
+    std::uint16_t method = 0;
   };
   struct Directory {
     std::uint64_t offset = 0, size = 0, count = 0;
@@ -40,7 +40,7 @@ class ZipReader {
   Directory find_directory() const;
   Directory read_zip64_directory(std::uint64_t end_record, const Directory& short_form) const;
   Entry parse_entry(const std::string& directory, std::size_t& at) const;
-  void read_zip64_sizes(const std::string& extra, Entry& entry, std::uint64_t& compressed) const;
+  void read_zip64_sizes(const std::string& extra, Entry& entry) const;
   void check_local_header(Entry& entry) const;
   void check_overlaps(std::uint64_t directory_offset) const;
   const Entry& entry(const std::string& name) const;

@@ -80,13 +80,22 @@ TEST_F(ZipArchiveTest, RefusesDamagedRecords) {
   expect_refused(central_ + 16, 0, 4, "two checksums");
   expect_refused(central_ + 8, 1, 2, "encrypted");
   expect_refused(local_ + 6, 1, 2, "encrypted");
-  expect_refused(central_ + 10, 8, 2, "compressed");
+  expect_refused(central_ + 10, 8, 2, "two ways of compression");
   expect_refused(central_ + 24, 1, 4, "two sizes");
   expect_refused(central_ + 38, 0xA1FF0000u, 4, "symbolic link");
   expect_refused(local_ + 30, 'b', 1, "another name");
   expect_refused(central_ + 42, local_, 4, "another name");
   expect_refused(central_ + 42, 0xFFFFFF00u, 4, "past its end");
   expect_refused(central_ + 42, 0xFFFFFFFFu, 4, "past its end");
+}
+
+TEST_F(ZipArchiveTest, ListsCompressedRecordsButReadsNone) {
+  std::string changed = bytes_;
+  for (const std::size_t at : {central_ + 10, std::size_t{8}}) changed.replace(at, 2, little_endian(8, 2));
+  write_bytes(file_, changed);
+  const ZipReader zip(file_);
+  EXPECT_EQ(zip.names().size(), 2u);
+  expect_input_error([&] { zip.read_text("a/first", 100); }, "'a/first', which is compressed");
 }
 
 TEST_F(ZipArchiveTest, RefusesDamagedDirectories) {
