@@ -1,5 +1,7 @@
 #include "pipeline/collective.h"
 
+#include <c10/util/Exception.h>
+
 #include <exception>
 
 #include "core/error.h"
@@ -14,6 +16,8 @@ std::string attempt(const std::function<std::string()>& work) {
     return std::string(1, '\0') + work();
   } catch (const Error& error) {
     return failed(error.code(), error.what());
+  } catch (const c10::Error& error) {
+    return failed(ExitCode::failed, error.what_without_backtrace());
   } catch (const std::exception& error) {
     return failed(ExitCode::failed, error.what());
   }

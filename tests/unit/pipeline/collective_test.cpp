@@ -35,6 +35,17 @@ TEST(Collective, KeepsKindAndTextOfAnError) {
   }
 }
 
+TEST(Collective, LeavesOutBacktraces) {
+  const auto comm = comm::self();
+  try {
+    run_together(*comm, [] { at::zeros({2}).view({3}); });
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()).find("frame #"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("shape"), std::string::npos) << error.what();
+  }
+}
+
 TEST(Bytes, TensorsComeBackInOrder) {
   const at::Tensor a = at::arange(6, at::kFloat).view({2, 3}).t();  // not contiguous
   const at::Tensor b = at::arange(4, at::kHalf);
