@@ -66,7 +66,10 @@ class Unpickler {
 
   void step(unsigned char opcode);
   bool step_constant(unsigned char opcode);
+  bool step_number(unsigned char opcode);
+  bool step_text(unsigned char opcode);
   bool step_container(unsigned char opcode);
+  bool step_items(unsigned char opcode);
   bool step_memo(unsigned char opcode);
   void step_class(unsigned char opcode);
 
@@ -74,6 +77,7 @@ class Unpickler {
   std::string take_bytes(std::uint64_t count);
   std::string take_line();
   void push_text(std::uint64_t count);
+  void push_integer(std::int64_t value);
   void push_long(std::uint64_t count);
   Node* make(Kind kind);
   void push(Node* node);

@@ -10,26 +10,6 @@ namespace {
 constexpr std::size_t kMostValues = 4'000'000;
 constexpr std::uint64_t kLargestMemoIndex = 10'000'000;
 
-/// What a type's name may be, as "module name". torch's storages are looked up by dtype instead.
-constexpr const char* kTypes[] = {"collections OrderedDict",
-                                  "torch._utils _rebuild_tensor",
-                                  "torch._utils _rebuild_tensor_v2",
-                                  "torch._utils _rebuild_parameter",
-                                  "torch Size",
-                                  "builtins set",
-                                  "__builtin__ set",
-                                  "torch.nn.modules.container ParameterDict"};
-
-/// The dtype of "torch HalfStorage" or "torch.cuda HalfStorage"; nothing for other names.
-std::optional<at::ScalarType> storage_dtype(const std::string& type) {
-  for (const at::ScalarType dtype : {at::kFloat, at::kHalf, at::kBFloat16, at::kDouble, at::kLong, at::kInt, at::kShort,
-                                     at::kChar, at::kByte, at::kBool}) {
-    const std::string name = storage_class(dtype);
-    if (type == "torch " + name || type == "torch.cuda " + name) return dtype;
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 Unpickler::Unpickler(const std::string& bytes, std::size_t start, std::string source)
@@ -104,14 +84,18 @@ void Unpickler::push_text(std::uint64_t count) {
   push(node);
 }
 
+void Unpickler::push_integer(std::int64_t value) {
+  Node* node = make(Kind::integer);
+  node->integer = value;
+  push(node);
+}
+
 void Unpickler::push_long(std::uint64_t count) {
   if (count > 8) refuse(cat("an integer of ", count, " bytes"));
   std::uint64_t value = take_number(count);
   const bool negative = count > 0 && count < 8 && (value >> (8 * count - 1)) & 1;
   if (negative) value |= ~std::uint64_t{0} << (8 * count);
-  Node* node = make(Kind::integer);
-  node->integer = static_cast<std::int64_t>(value);
-  push(node);
+  push_integer(static_cast<std::int64_t>(value));
 }
 
 void Unpickler::push_tuple(std::vector<Node*> items) {
@@ -138,86 +122,6 @@ void Unpickler::recall(std::uint64_t index) {
   push(found->second);
 }
 
-void Unpickler::push_type(const std::string& module, const std::string& name) {
-  const std::string type = module + " " + name;
-  const bool known = std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes) || storage_dtype(type);
-  if (!known) refuse(cat("the name ", printable(module), ".", printable(name), ", which is not allowed"));
-  Node* node = make(Kind::type);
-  node->text = type;
-  push(node);
-}
-
-/// ("storage", type, key, location, number of elements[, None]) becomes a storage.
-void Unpickler::push_storage() {
-  const Node* id = pop();
-  const std::vector<Node*>& parts = id->items;
-  const bool shaped = id->kind == Kind::tuple &&
-                      (parts.size() == 5 || (parts.size() == 6 && parts[5]->kind == Kind::none)) &&
-                      parts[0]->kind == Kind::text && parts[0]->text == "storage" && parts[1]->kind == Kind::type &&
-                      parts[2]->kind == Kind::text && parts[4]->kind == Kind::integer;
-  const auto dtype = shaped ? storage_dtype(parts[1]->text) : std::nullopt;
-  if (!dtype || parts[4]->integer < 0) refuse("an unknown persistent id");
-  const StorageReference reference{parts[2]->text, *dtype, parts[4]->integer};
-  const StorageReference& known = storages_.emplace(reference.key, reference).first->second;
-  if (known.dtype != reference.dtype || known.numel != reference.numel) {
-    refuse("storage '" + printable(reference.key) + "' with two types or sizes");
-  }
-  Node* node = make(Kind::storage);
-  node->text = reference.key;
-  push(node);
-}
-
-void Unpickler::check_tensor_arguments(const std::vector<Node*>& arguments) const {
-  const bool shaped = arguments.size() >= 4 && arguments[0]->kind == Kind::storage &&
-                      arguments[1]->kind == Kind::integer && arguments[2]->kind == Kind::tuple &&
-                      arguments[3]->kind == Kind::tuple;
-  if (!shaped) refuse("a tensor without storage, offset, size and stride");
-}
-
-/// REDUCE and NEWOBJ: the only calls there are build a tensor, a parameter, a size or an empty dictionary.
-void Unpickler::call() {
-  const Node* arguments = pop();
-  const Node* type = pop();
-  if (type->kind != Kind::type || arguments->kind != Kind::tuple) refuse("a call of something that is no allowed name");
-  const std::vector<Node*>& items = arguments->items;
-  const std::string& name = type->text;
-  if (name == "torch._utils _rebuild_tensor_v2" || name == "torch._utils _rebuild_tensor") {
-    check_tensor_arguments(items);
-    Node* node = make(Kind::tensor);
-    node->items.assign(items.begin(), items.begin() + 4);
-    push(node);
-  } else if (name == "torch._utils _rebuild_parameter" && !items.empty() && items[0]->kind == Kind::tensor) {
-    push(items[0]);
-  } else if ((name == "builtins set" || name == "__builtin__ set") && items.size() == 1 &&
-             items[0]->kind == Kind::list) {
-    push(items[0]);  // a module's set of names: order and copies do not matter
-  } else if (name == "torch Size" && items.size() == 1 && items[0]->kind == Kind::tuple) {
-    push(items[0]);
-  } else if (name == "collections OrderedDict" && items.empty()) {
-    push(make(Kind::ordered_dict));
-  } else if (name == "torch.nn.modules.container ParameterDict" && items.empty()) {
-    push(make(Kind::parameter_dict));
-  } else {
-    refuse(cat("a call of ", printable(name), " with unexpected arguments"));
-  }
-}
-
-/// BUILD sets an object's attributes. A state_dict's `_metadata` says nothing about its tensors; a ParameterDict keeps
-/// its contents there.
-void Unpickler::build() {
-  const Node* state = pop();
-  Node* object = top(Kind::ordered_dict, Kind::parameter_dict, "OrderedDict or ParameterDict");
-  if (state->kind != Kind::dict) refuse("attributes that are no dictionary");
-  if (object->kind == Kind::ordered_dict) return;
-  for (std::size_t i = 0; i + 1 < state->items.size(); i += 2) {
-    const Node* key = state->items[i];
-    const Node* value = state->items[i + 1];
-    if (key->kind != Kind::text || key->text != "_parameters") continue;
-    if (value->kind != Kind::dict && value->kind != Kind::ordered_dict) refuse("a ParameterDict without parameters");
-    object->items = value->items;
-  }
-}
-
 void Unpickler::run() {
   for (;;) {
     const auto opcode = static_cast<unsigned char>(take_number(1));
@@ -228,60 +132,71 @@ void Unpickler::run() {
 }
 
 void Unpickler::step(unsigned char opcode) {
-  if (!step_constant(opcode) && !step_container(opcode) && !step_memo(opcode)) step_class(opcode);
+  if (step_constant(opcode) || step_number(opcode) || step_text(opcode)) return;
+  if (step_container(opcode) || step_items(opcode) || step_memo(opcode)) return;
+  step_class(opcode);
 }
 
 bool Unpickler::step_constant(unsigned char opcode) {
-  const auto push_integer = [this](std::int64_t value) {
-    Node* node = make(Kind::integer);
-    node->integer = value;
-    push(node);
-  };
   switch (opcode) {
     case 0x80:  // PROTO
       if (take_number(1) > 5) refuse("an unknown protocol");
       return true;
-    case 0x95:
+    case 0x95:  // FRAME
       take_number(8);
-      return true;  // FRAME
-    case 'N':
+      return true;
+    case 'N':  // NONE
       push(make(Kind::none));
       return true;
-    case 0x88:
-    case 0x89:  // NEWTRUE, NEWFALSE
+    case 0x88:  // NEWTRUE
+    case 0x89:  // NEWFALSE
       push(make(Kind::boolean));
       stack_.back()->integer = opcode == 0x88;
       return true;
-    case 'K':
+    default:
+      return false;
+  }
+}
+
+bool Unpickler::step_number(unsigned char opcode) {
+  switch (opcode) {
+    case 'K':  // BININT1
       push_integer(static_cast<std::int64_t>(take_number(1)));
       return true;
-    case 'M':
+    case 'M':  // BININT2
       push_integer(static_cast<std::int64_t>(take_number(2)));
       return true;
-    case 'J':
+    case 'J':  // BININT
       push_integer(static_cast<std::int32_t>(take_number(4)));
       return true;
-    case 0x8a:
+    case 0x8a:  // LONG1
       push_long(take_number(1));
-      return true;  // LONG1
-    case 'G': {     // BINFLOAT: big-endian
+      return true;
+    case 'G': {  // BINFLOAT: big-endian
       std::uint64_t bits = 0;
       for (int i = 0; i < 8; ++i) bits = bits << 8 | take_number(1);
       push(make(Kind::real));
       stack_.back()->real = std::bit_cast<double>(bits);
       return true;
     }
-    case 'X':
-    case 'T':
+    default:
+      return false;
+  }
+}
+
+bool Unpickler::step_text(unsigned char opcode) {
+  switch (opcode) {
+    case 'X':  // BINUNICODE
+    case 'T':  // BINSTRING
       push_text(take_number(4));
-      return true;  // BINUNICODE, BINSTRING
-    case 0x8c:
-    case 'U':
+      return true;
+    case 0x8c:  // SHORT_BINUNICODE
+    case 'U':   // SHORT_BINSTRING
       push_text(take_number(1));
-      return true;  // SHORT_BINUNICODE, SHORT_BINSTRING
-    case 0x8d:
+      return true;
+    case 0x8d:  // BINUNICODE8
       push_text(take_number(8));
-      return true;  // BINUNICODE8
+      return true;
     default:
       return false;
   }
@@ -289,20 +204,20 @@ bool Unpickler::step_constant(unsigned char opcode) {
 
 bool Unpickler::step_container(unsigned char opcode) {
   switch (opcode) {
-    case '(':
+    case '(':  // MARK
       if (marks_.size() >= kMostValues) refuse("too many marks");
       marks_.push_back(stack_.size());
       return true;
-    case ']':
+    case ']':  // EMPTY_LIST
       push(make(Kind::list));
       return true;
-    case '}':
+    case '}':  // EMPTY_DICT
       push(make(Kind::dict));
       return true;
-    case ')':
+    case ')':  // EMPTY_TUPLE
       push_tuple({});
       return true;
-    case 't':
+    case 't':  // TUPLE
       push_tuple(pop_to_mark());
       return true;
     case 0x85:
@@ -313,24 +228,31 @@ bool Unpickler::step_container(unsigned char opcode) {
       push_tuple(std::move(items));
       return true;
     }
-    case 'a': {
+    default:
+      return false;
+  }
+}
+
+bool Unpickler::step_items(unsigned char opcode) {
+  switch (opcode) {
+    case 'a': {  // APPEND
       Node* item = pop();
       top(Kind::list, Kind::list, "list")->items.push_back(item);
       return true;
     }
-    case 'e': {
+    case 'e': {  // APPENDS
       const std::vector<Node*> items = pop_to_mark();
       Node* list = top(Kind::list, Kind::list, "list");
       list->items.insert(list->items.end(), items.begin(), items.end());
       return true;
     }
-    case 's': {
+    case 's': {  // SETITEM
       Node* value = pop();
       Node* key = pop();
       add_items(top(Kind::dict, Kind::ordered_dict, "dictionary"), {key, value});
       return true;
     }
-    case 'u': {
+    case 'u': {  // SETITEMS
       std::vector<Node*> items = pop_to_mark();
       add_items(top(Kind::dict, Kind::ordered_dict, "dictionary"), std::move(items));
       return true;
@@ -342,50 +264,26 @@ bool Unpickler::step_container(unsigned char opcode) {
 
 bool Unpickler::step_memo(unsigned char opcode) {
   switch (opcode) {
-    case 'q':
+    case 'q':  // BINPUT
       remember(take_number(1));
       return true;
-    case 'r':
+    case 'r':  // LONG_BINPUT
       remember(take_number(4));
       return true;
-    case 0x94:
+    case 0x94:  // MEMOIZE
       remember(memo_.size());
-      return true;  // MEMOIZE
-    case 'h':
+      return true;
+    case 'h':  // BINGET
       recall(take_number(1));
       return true;
-    case 'j':
+    case 'j':  // LONG_BINGET
       recall(take_number(4));
       return true;
-    case '0':
+    case '0':  // POP
       pop();
       return true;
     default:
       return false;
-  }
-}
-
-void Unpickler::step_class(unsigned char opcode) {
-  switch (opcode) {
-    case 'c': {
-      const std::string module = take_line();
-      return push_type(module, take_line());
-    }
-    case 0x93: {  // STACK_GLOBAL
-      const Node* name = pop();
-      const Node* module = pop();
-      if (name->kind != Kind::text || module->kind != Kind::text) refuse("a name that is no text");
-      return push_type(module->text, name->text);
-    }
-    case 'R':
-    case 0x81:
-      return call();  // REDUCE, NEWOBJ
-    case 'b':
-      return build();
-    case 'Q':
-      return push_storage();
-    default:
-      refuse(cat("opcode ", static_cast<int>(opcode), ", which tensors do not need"));
   }
 }
 

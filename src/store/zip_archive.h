@@ -65,6 +65,9 @@ class ZipWriter {
     std::uint32_t crc;
     std::uint64_t size, header_offset;
   };
+  static std::string central_header(const Entry& entry);
+  std::string end_records(std::uint64_t directory_offset, std::uint64_t end) const;
+
   OutputFile& out_;
   std::vector<Entry> entries_;
 };

@@ -1,23 +1,15 @@
-#include "store/zip_archive.h"
-
 #include <algorithm>
 
 #include "core/error.h"
 #include "store/checksum.h"
+#include "store/zip_archive.h"
+#include "store/zip_format.h"
 
 namespace ldmtune::store {
 namespace {
 
-// Signatures and sizes of the zip format (PKWARE's APPNOTE.TXT, section 4.3).
-constexpr std::uint32_t kLocalHeader = 0x04034b50, kCentralHeader = 0x02014b50, kEndRecord = 0x06054b50;
-constexpr std::uint32_t kZip64EndRecord = 0x06064b50, kZip64Locator = 0x07064b50;
-constexpr std::size_t kLocalHeaderSize = 30, kCentralHeaderSize = 46, kEndRecordSize = 22;
-constexpr std::size_t kZip64EndRecordSize = 56, kZip64LocatorSize = 20;
-constexpr std::uint32_t kSeeZip64 = 0xFFFFFFFF;
-constexpr std::uint16_t kZip64Extra = 1, kPaddingExtra = 0x4246;  // torch's "FB"
 constexpr std::uint16_t kEncrypted = 1 | 1 << 6 | 1 << 13, kSizesAfterData = 1 << 3;
 constexpr std::uint64_t kMostEntries = 1'000'000, kLargestDirectory = std::uint64_t{256} << 20;
-constexpr std::uint64_t kAlignment = 64;
 
 std::uint64_t number(const std::string& bytes, std::size_t at, std::size_t count) {
   std::uint64_t value = 0;
@@ -28,18 +20,10 @@ std::uint16_t u16(const std::string& bytes, std::size_t at) { return static_cast
 std::uint32_t u32(const std::string& bytes, std::size_t at) { return static_cast<std::uint32_t>(number(bytes, at, 4)); }
 std::uint64_t u64(const std::string& bytes, std::size_t at) { return number(bytes, at, 8); }
 
-void put(std::string& out, std::uint64_t value, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) out += static_cast<char>(value >> (8 * i));
-}
-
 bool is_safe_name(const std::string& name) {
   const bool control = std::any_of(name.begin(), name.end(), [](unsigned char c) { return c < 0x20; });
   return !name.empty() && name[0] != '/' && !control && name.find("..") == std::string::npos &&
          name.find('\\') == std::string::npos;
-}
-
-std::uint32_t short_size(std::uint64_t value) {
-  return value >= kSeeZip64 ? kSeeZip64 : static_cast<std::uint32_t>(value);
 }
 
 }  // namespace
@@ -199,81 +183,6 @@ std::string ZipReader::read_text(const std::string& name, std::uint64_t limit) c
   std::string text(size(name), '\0');
   read(name, std::as_writable_bytes(std::span(text)));
   return text;
-}
-
-void ZipWriter::add(const std::string& name, std::span<const std::byte> bytes) {
-  const Entry entry{name, crc32(bytes), bytes.size(), out_.size()};
-  std::string extra;
-  if (entry.size >= kSeeZip64) {
-    put(extra, kZip64Extra, 2);
-    put(extra, 16, 2);
-    put(extra, entry.size, 8);
-    put(extra, entry.size, 8);
-  }
-  const std::uint64_t unpadded = entry.header_offset + kLocalHeaderSize + name.size() + extra.size() + 4;
-  const std::uint64_t padding = (kAlignment - unpadded % kAlignment) % kAlignment;
-  put(extra, kPaddingExtra, 2);
-  put(extra, padding, 2);
-  extra.append(padding, 'Z');
-  std::string header;
-  put(header, kLocalHeader, 4);
-  put(header, 45, 2);             // version needed: zip64
-  put(header, 0, 2 + 2 + 2 + 2);  // flags, method, time, date
-  put(header, entry.crc, 4);
-  put(header, short_size(entry.size), 4);
-  put(header, short_size(entry.size), 4);
-  put(header, name.size(), 2);
-  put(header, extra.size(), 2);
-  out_.append(header + name + extra);
-  out_.append(bytes);
-  entries_.push_back(entry);
-}
-
-void ZipWriter::add(const std::string& name, const std::string& text) { add(name, std::as_bytes(std::span(text))); }
-
-void ZipWriter::finish() {
-  const std::uint64_t directory_offset = out_.size();
-  for (const Entry& entry : entries_) {
-    std::string extra;
-    if (entry.size >= kSeeZip64) put(extra, entry.size, 8), put(extra, entry.size, 8);
-    if (entry.header_offset >= kSeeZip64) put(extra, entry.header_offset, 8);
-    std::string header;
-    put(header, kCentralHeader, 4);
-    put(header, 45 | 45 << 16, 4);  // versions made by and needed
-    put(header, 0, 2 + 2 + 2 + 2);  // flags, method, time, date
-    put(header, entry.crc, 4);
-    put(header, short_size(entry.size), 4);
-    put(header, short_size(entry.size), 4);
-    put(header, entry.name.size(), 2);
-    put(header, extra.empty() ? 0 : extra.size() + 4, 2);
-    put(header, 0, 2 + 2 + 2);  // comment, disk, internal attributes
-    put(header, 0, 4);          // external attributes
-    put(header, short_size(entry.header_offset), 4);
-    header += entry.name;
-    if (!extra.empty()) put(header, kZip64Extra, 2), put(header, extra.size(), 2);
-    out_.append(header + extra);
-  }
-  const std::uint64_t end = out_.size(), count = entries_.size(), size = end - directory_offset;
-  std::string record;
-  if (count >= 0xFFFF || end >= kSeeZip64) {
-    put(record, kZip64EndRecord, 4);
-    put(record, kZip64EndRecordSize - 12, 8);
-    put(record, 45 | 45 << 16, 4);
-    put(record, 0, 8);  // disks
-    for (const std::uint64_t value : {count, count, size, directory_offset}) put(record, value, 8);
-    put(record, kZip64Locator, 4);
-    put(record, 0, 4);
-    put(record, end, 8);
-    put(record, 1, 4);
-  }
-  put(record, kEndRecord, 4);
-  put(record, 0, 4);  // disks
-  const std::uint64_t short_count = std::min<std::uint64_t>(count, 0xFFFF);
-  put(record, short_count | short_count << 16, 4);
-  put(record, short_size(size), 4);
-  put(record, short_size(directory_offset), 4);
-  put(record, 0, 2);
-  out_.append(record);
 }
 
 }  // namespace ldmtune::store
