@@ -57,7 +57,7 @@ class HypernetworkHooks final : public model::ModelHooks {
   model::KeyValueContext attention_context(const at::Tensor& context, const model::AttentionSite& site) override {
     const auto found = networks_.find(context.size(-1));
     if (found == networks_.end()) return {context, context};
-    if (!site.is_cross) return evaluate(found->second, context, static_cast<std::uint32_t>(site.layer_index));
+    if (!site.is_cross) return evaluate(found->second, context, static_cast<std::uint32_t>(site.layer_index + 1));
     CachedText& cached = text_[found->first];
     if (!cached.context.is_same(context)) cached = {context, evaluate(found->second, context, 0)};
     return cached.result;

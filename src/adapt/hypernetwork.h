@@ -18,7 +18,7 @@
 //
 // Dropout (inverted) keeps element i of a row's T * features where uniform(i) >= p and scales it by 1 / (1 - p), with
 // uniform from RandomStream{derive_seed(seed, "<width>.<k|v>.linear.<N>", layer), dropout, dataset, draw}: N is the
-// dropout module's own index, layer the AttentionSite's layer_index, or 0 for the text context. A row's mask does not
+// dropout module's own index, layer the AttentionSite's layer_index + 1, or 0 for the text context. A row's mask does not
 // depend on the rows beside it.
 
 #include <cstdint>

@@ -4,10 +4,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "core/log.h"
+#include "pipeline/collective.h"
 #include "store/files.h"
 #include "store/safetensors.h"
 #include "train/run.h"
@@ -153,23 +154,26 @@ void write_checkpoint(const fs::path& run_folder, const Trial& trial, const Chec
                       comm::Communicator& comm) {
   const fs::path folder = checkpoint_folder(run_folder, state.step);
   const fs::path partial = folder.string() + ".partial";
-  if (comm.rank() == 0) {
+  const bool is_root = comm.rank() == 0;
+  // Three stages that end alike on all ranks: a full disk on one must not leave the others waiting.
+  pipeline::run_together(comm, [&] {
+    if (!is_root) return;
     fs::remove_all(partial);
     fs::create_directories(partial);
-  }
-  comm.barrier();
-  write_optimizer_slice(partial, trial, comm);
-  if (comm.rank() == 0) write_shared_files(partial, trial, state, comm.size());
-  comm.barrier();
-  if (comm.rank() == 0) {
+  });
+  pipeline::run_together(comm, [&] {
+    write_optimizer_slice(partial, trial, comm);
+    if (is_root) write_shared_files(partial, trial, state, comm.size());
+  });
+  pipeline::run_together(comm, [&] {
+    if (!is_root) return;
     write_manifest(partial);
     store::sync_folder(partial);
     fs::remove_all(folder);
     fs::rename(partial, folder);
     store::sync_folder(folder.parent_path());
     prune(run_folder, state, limit);
-  }
-  comm.barrier();
+  });
 }
 
 CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
@@ -191,7 +195,9 @@ CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
   state.step = file.at("step");
   state.seconds = file.at("seconds");
   state.base_heldout_loss = file.at("base_heldout_loss");
-  state.best_heldout_loss = file.at("best_heldout_loss");
+  // null: not measured yet (JSON has no infinity).
+  const json& best = file.at("best_heldout_loss");
+  state.best_heldout_loss = best.is_null() ? std::numeric_limits<double>::infinity() : best.get<double>();
   state.best_step = file.at("best_step");
   state.base_name = file.at("base_name");
   state.base_sha256 = file.at("base_sha256");

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -50,13 +51,23 @@ bool same_slurm_job(const nlohmann::json& a, const nlohmann::json& b) {
          a.value("slurm_array_task", "") == b.value("slurm_array_task", "");
 }
 
+/// A killed process whose parent has not asked for it yet (a zombie) holds nothing any more.
+bool is_running(pid_t pid) {
+  if (pid <= 0 || kill(pid, 0) != 0) return false;
+  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+  std::string text;
+  std::getline(stat, text);
+  const std::size_t name_end = text.rfind(')');
+  return name_end == std::string::npos || text.compare(name_end, 3, ") Z") != 0;
+}
+
 /// Empty if the lock's holder is alive, else why it may be taken over.
 std::string takeover_reason(const nlohmann::json& lock) {
   const nlohmann::json me = holder();
   if (same_slurm_job(lock, me)) return "it is the same Slurm job";
   const bool same_host = lock.value("host", "") == me.value("host", "");
   const auto pid = static_cast<pid_t>(lock.value("pid", 0));
-  if (same_host && (pid <= 0 || pid == getpid() || kill(pid, 0) != 0)) return "its process has ended";
+  if (same_host && (pid == getpid() || !is_running(pid))) return "its process has ended";
   if (me.value("heartbeat", std::int64_t{0}) - lock.value("heartbeat", std::int64_t{0}) > kStaleSeconds) {
     return cat("its heartbeat is older than ", kStaleSeconds, " s");
   }

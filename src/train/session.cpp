@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "pipeline/collective.h"
 #include "store/files.h"
 #include "train/result.h"
 #include "train/run.h"
@@ -89,31 +90,33 @@ void Session::resume_or_start() {
   first_step_ = state_.step;
 }
 
+void Session::open_root_files() {
+  const fs::path& folder = setup_.config.output;
+  fs::create_directories(folder);
+  lock_ = std::make_unique<RunLock>(folder);
+  store::write_text(folder / "config.cfg", setup_.echo());
+  const std::int64_t keep = resumed_from_.empty() ? -1 : state_.step;
+  // Killed between the last checkpoint and result.json: the last measurement is made again.
+  const std::int64_t keep_measured = state_.step == setup_.max_train_steps ? keep - 1 : keep;
+  fs::remove(folder / "result.json");
+  const auto open = [&](const char* file, std::vector<std::string> columns, std::int64_t keep_up_to) {
+    return std::make_unique<CsvLog>(folder / file, columns, keep_up_to);
+  };
+  metrics_ = open("metrics.csv", {"step", "epoch", "loss", "lr", "grad_norm", "samples_per_s", "seconds"}, keep);
+  validation_ = open(
+      "validation.csv",
+      {"step", "concept_train", "concept_heldout", "adjacent", "heldout_q1", "heldout_q2", "heldout_q3", "heldout_q4"},
+      keep_measured);
+  image_losses_ = open("validation_images.csv", {"step", "kind", "sample_id", "source", "loss"}, keep_measured);
+  write_run_description(folder, setup_, comm_);
+}
+
 void Session::open_run_folder() {
   const fs::path& folder = setup_.config.output;
   comm_.barrier();  // every rank has passed its checks before anything is written
-  if (is_root_) {
-    fs::create_directories(folder);
-    lock_ = std::make_unique<RunLock>(folder);
-    store::write_text(folder / "config.cfg", setup_.echo());
-    const std::int64_t keep = resumed_from_.empty() ? -1 : state_.step;
-    // Killed between the last checkpoint and result.json: the last measurement is made again.
-    const std::int64_t keep_measured = state_.step == setup_.max_train_steps ? keep - 1 : keep;
-    fs::remove(folder / "result.json");
-    metrics_ = std::make_unique<CsvLog>(
-        folder / "metrics.csv",
-        std::vector<std::string>{"step", "epoch", "loss", "lr", "grad_norm", "samples_per_s", "seconds"}, keep);
-    validation_ =
-        std::make_unique<CsvLog>(folder / "validation.csv",
-                                 std::vector<std::string>{"step", "concept_train", "concept_heldout", "adjacent",
-                                                          "heldout_q1", "heldout_q2", "heldout_q3", "heldout_q4"},
-                                 keep_measured);
-    image_losses_ = std::make_unique<CsvLog>(folder / "validation_images.csv",
-                                             std::vector<std::string>{"step", "kind", "sample_id", "source", "loss"},
-                                             keep_measured);
-    write_run_description(folder, setup_, comm_);
-  }
-  comm_.barrier();
+  pipeline::run_together(comm_, [&] {
+    if (is_root_) open_root_files();
+  });
   log_ = std::make_unique<FileLog>(folder / (is_root_ ? "log.txt" : "log.rank" + std::to_string(comm_.rank()) + ".txt"),
                                    comm_.rank());
   LDMTUNE_LOG(info) << (resumed_from_.empty() ? "Training " : "Resuming " + resumed_from_.string() + ", ")
@@ -132,6 +135,8 @@ bool Session::is_due(std::int64_t every, std::int64_t step) const {
 }
 
 ExitCode Session::run() {
+  // Not earlier: ranks that wait for one that failed its checks must end at mpirun's SIGTERM.
+  signals_.emplace();
   measure_base();
   if (first_step_ == setup_.max_train_steps) measure(first_step_, /*final=*/true);
   ProgressBar bar("train", setup_.max_train_steps, "updates", is_root_);

@@ -33,6 +33,7 @@ class Session {
 
  private:
   void open_run_folder();
+  void open_root_files();
   void resume_or_start();
   std::filesystem::path checkpoint_to_resume() const;
 
@@ -57,7 +58,7 @@ class Session {
   Step step_;
   CheckpointState state_;
   std::filesystem::path resumed_from_;
-  StopSignals signals_;
+  std::optional<StopSignals> signals_;  ///< while training; before that a signal ends the process, and nothing is lost
   std::unique_ptr<RunLock> lock_;
   std::unique_ptr<FileLog> log_;
   std::unique_ptr<CsvLog> metrics_, validation_, image_losses_;

@@ -8,7 +8,6 @@ namespace {
 
 constexpr std::array<int, 3> kSignals{SIGTERM, SIGINT, SIGUSR2};
 volatile std::sig_atomic_t stop_signal = 0;
-std::array<struct sigaction, 3> previous_actions;
 
 extern "C" void remember_signal(int signal) {
   if (stop_signal != 0 && signal == SIGINT) {
@@ -26,11 +25,11 @@ StopSignals::StopSignals() {
   action.sa_handler = remember_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
-  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &previous_actions[i]);
+  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &previous_actions_[i]);
 }
 
 StopSignals::~StopSignals() {
-  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &previous_actions[i], nullptr);
+  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &previous_actions_[i], nullptr);
 }
 
 int StopSignals::received() { return stop_signal; }

@@ -22,14 +22,13 @@ def command(arguments, ranks=1):
 
 
 def environment():
-    """As jobs/environment.sh sets it: root allowed, one thread a rank, time to checkpoint after SIGTERM."""
+    """As jobs/environment.sh sets it: root allowed, one thread a rank."""
     return dict(
         os.environ,
         OMP_NUM_THREADS="1",
         OMPI_ALLOW_RUN_AS_ROOT="1",
         OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
         OMPI_MCA_mpi_yield_when_idle="1",
-        OMPI_MCA_odls_base_sigkill_timeout="60",
     )
 
 

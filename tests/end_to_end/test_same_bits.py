@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from support import BASE, checkpoints, command, environment, prepare, run, sha256
+from support import BASE, SOURCE, checkpoints, command, environment, prepare, run, sha256
 
 STEPS = 6
 
@@ -106,14 +106,13 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-def start(arguments, ranks):
-    return subprocess.Popen(command(arguments, ranks), env=environment(), start_new_session=True,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(words):
+    return subprocess.Popen(words, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def test_kill_9_in_mid_epoch_and_resume_on_another_number_of_ranks(dataset, reference, tmp_path):
     folder = tmp_path / "run"
-    process = start(options(dataset, folder), 2)
+    process = start(command(options(dataset, folder), 2))
     metrics = folder / "metrics.csv"
     wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 4, process)
     os.killpg(process.pid, signal.SIGKILL)
@@ -125,14 +124,32 @@ def test_kill_9_in_mid_epoch_and_resume_on_another_number_of_ranks(dataset, refe
     assert_same_run(folder, reference)
 
 
-@pytest.mark.parametrize("signal_number, ranks", [(signal.SIGTERM, 2), (signal.SIGUSR2, 1), (signal.SIGINT, 1)])
-def test_signals_checkpoint_and_exit_85(dataset, reference, tmp_path, signal_number, ranks):
+LAUNCH = [str(SOURCE / "jobs/launch.sh"), "-n", "2"]
+
+
+@pytest.mark.parametrize("signal_number, launcher", [
+    (signal.SIGTERM, []), (signal.SIGINT, []), (signal.SIGUSR2, []), (signal.SIGUSR2, LAUNCH), (signal.SIGTERM, LAUNCH)])
+def test_signals_checkpoint_and_exit_85(dataset, reference, tmp_path, signal_number, launcher):
     folder = tmp_path / "run"
-    process = start(options(dataset, folder), ranks)
+    process = start([*launcher, *command(options(dataset, folder, **{"train.max_train_steps": 200}))])
     metrics = folder / "metrics.csv"
     wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 2, process)
     process.send_signal(signal_number)
     assert process.wait(timeout=120) == 85
+    stopped_at = list(checkpoints(folder))[-1]
+    last = columns(folder, "metrics.csv", "step")[-1][0]
+    assert stopped_at == f"step-{int(last):08d}", "the checkpoint is of the last update"
+
+
+def test_sigterm_to_mpirun_leaves_a_whole_checkpoint_that_goes_on_to_the_same_bits(dataset, reference, tmp_path):
+    # mpirun itself answers SIGTERM with exit code 1 and kills its ranks after a second, done or not; what counts is
+    # that what they leave is whole. (jobs/launch.sh turns SIGTERM into SIGUSR2, which mpirun forwards.)
+    folder = tmp_path / "run"
+    process = start(command(options(dataset, folder), 2))
+    metrics = folder / "metrics.csv"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 4, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) != 0
     assert checkpoints(folder)
     run(options(dataset, folder, **{"train.resume_from_checkpoint": "latest"}), 2)
     assert exported(folder) == exported(reference)

@@ -68,8 +68,10 @@ TEST_F(RunLockTest, ALivingProcessOnThisHostIsRespected) {
   write_lock(this_host(), child, 5);
   EXPECT_THROW(RunLock{folder_}, InputError);
   kill(child, SIGKILL);
+  siginfo_t ended;
+  waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOWAIT);
+  EXPECT_NO_THROW(RunLock{folder_}) << "a zombie holds nothing";
   waitpid(child, nullptr, 0);
-  EXPECT_NO_THROW(RunLock{folder_});
 }
 
 TEST_F(RunLockTest, AStaleHeartbeatIsTakenOver) {

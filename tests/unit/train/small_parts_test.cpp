@@ -17,7 +17,7 @@ TEST(TensorBytes, RoundTripKeepsNamesTypesShapesAndBits) {
   const NamedTensors tensors{{"a", at::tensor({1.5, -2.0}, at::kDouble)},
                              {"scalar", at::scalar_tensor(7, at::kLong)},
                              {"empty", at::empty({0, 3}, at::kFloat)},
-                             {"half", at::tensor({0.1, 0.2, 0.3}, at::kHalf).reshape({3, 1})}};
+                             {"half", at::tensor({0.1, 0.2, 0.3}, at::kFloat).to(at::kHalf).reshape({3, 1})}};
   const NamedTensors back = unpack_tensors(pack_tensors(tensors));
   ASSERT_EQ(back.size(), tensors.size());
   for (std::size_t i = 0; i < back.size(); ++i) {
