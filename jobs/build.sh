@@ -24,7 +24,7 @@ esac
 
 build_jobs() {
   local cores memory
-  cores="$(nproc)"
+  cores="$(env -u OMP_NUM_THREADS nproc)"  # nproc would take the threads a rank for the cores
   memory="$(awk '/MemAvailable/ {print int($2 / 1500000)}' /proc/meminfo)"
   [ "$memory" -ge 1 ] || memory=1
   echo $((cores < memory ? cores : memory))
