@@ -46,6 +46,15 @@ class Id {
 /// The innermost message of HDF5's error stack, which is cleared.
 std::string last_error();
 
+/// Throws Error with HDF5's reason if the call failed.
+void check(herr_t status, const std::string& what, const char* action);
+/// The identifier, closed at the end; Error if the call failed.
+Id check_id(hid_t id, Id::Close close, const std::string& what, const char* action);
+/// As check_id, but InputError: for files that others made.
+Id check_input(hid_t id, Id::Close close, const std::string& what, const char* expected);
+Id property_list(hid_t kind);
+Id dataspace(at::IntArrayRef shape);
+
 /// Which metadata a new file has: `checksummed` (superblock 3) reports every flipped bit, but stays marked as open if
 /// its writer is killed; `reopenable` (superblock 2) can be read after any flush.
 enum class Format { checksummed, reopenable };

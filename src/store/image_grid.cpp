@@ -11,6 +11,7 @@ namespace ldmtune::store {
 namespace {
 
 constexpr int kGap = 4;                // pixels between cells
+constexpr int kTitleGap = 8;           // pixels below the title
 constexpr std::size_t kMostLines = 4;  // of one label
 
 /// A white page to write on.
@@ -155,8 +156,9 @@ Layout lay_out(const ImageGrid& grid, int scale) {
   }
   layout.title = wrap(ruler, grid.title, static_cast<double>(layout.width() - 2 * kGap));
   const std::size_t header_lines = layout.title.size() + most_lines(layout.column_labels);
-  if (header_lines > 0)
-    layout.top += static_cast<std::int64_t>(layout.line_height) * static_cast<std::int64_t>(header_lines) + kGap;
+  layout.top += static_cast<std::int64_t>(layout.line_height) * static_cast<std::int64_t>(header_lines);
+  if (!layout.title.empty()) layout.top += kTitleGap;
+  if (header_lines > 0) layout.top += kGap;
   return layout;
 }
 
@@ -169,7 +171,8 @@ void draw_labels(Canvas& canvas, const Layout& layout) {
     }
   };
   draw(layout.title, kGap, kGap);
-  const double below_title = kGap + layout.line_height * static_cast<double>(layout.title.size());
+  const double below_title =
+      kGap + layout.line_height * static_cast<double>(layout.title.size()) + (layout.title.empty() ? 0 : kTitleGap);
   for (std::size_t i = 0; i < layout.column_labels.size(); ++i) {
     draw(layout.column_labels[i], static_cast<double>(layout.x(i)), below_title);
   }
