@@ -4,9 +4,8 @@
 #include <cstdio>
 #include <utility>
 
-#include "pipeline/generate.h"
+#include "pipeline/generate_shared.h"
 #include "store/image.h"
-#include "train/tensor_bytes.h"
 
 namespace ldmtune::train {
 namespace {
@@ -20,12 +19,9 @@ Preview::Preview(const model::BaseModel& base, pipeline::PromptEncoder& prompts,
     : base_(base), prompts_(prompts), config_(config), texts_(std::move(prompt_texts)), comm_(comm) {}
 
 std::vector<at::Tensor> Preview::draw(const Trial* trial) const {
-  pipeline::HooksFactory hooks;
-  if (trial) hooks = [trial](std::int64_t) { return trial->adapter->hooks(*trial->arena, {}); };
-  NamedTensors mine;
-  for (std::size_t i = static_cast<std::size_t>(comm_.rank()); i < texts_.size();
-       i += static_cast<std::size_t>(comm_.size())) {
-    pipeline::GenerateRequest request;
+  std::vector<pipeline::SharedRequest> requests(texts_.size());
+  for (std::size_t i = 0; i < texts_.size(); ++i) {
+    pipeline::GenerateRequest& request = requests[i].request;
     request.prompt = texts_[i];
     request.negative_prompt = config_.negative_prompt;
     request.seed = config_.seed;
@@ -33,18 +29,17 @@ std::vector<at::Tensor> Preview::draw(const Trial* trial) const {
     request.num_inference_steps = config_.num_inference_steps;
     request.guidance_scale = config_.guidance_scale;
     request.sampler = config_.sampler;
-    mine.emplace_back(std::to_string(i), pipeline::generate(base_, prompts_, request, hooks).image);
+    if (trial) requests[i].hooks = [trial](std::int64_t) { return trial->adapter->hooks(*trial->arena, {}); };
   }
-  std::vector<at::Tensor> images(texts_.size());
-  for (const std::string& bytes : comm_.all_gather(pack_tensors(mine))) {
-    for (auto& [index, image] : unpack_tensors(bytes)) images[std::stoul(index)] = std::move(image);
-  }
+  std::vector<at::Tensor> images;
+  for (auto& result : pipeline::generate_shared(base_, prompts_, requests, comm_)) images.push_back(result.image);
   return images;
 }
 
 void Preview::write(const std::filesystem::path& run_folder, const Trial& trial, std::int64_t step) {
   if (texts_.empty()) return;
-  if (base_images_.empty()) base_images_ = draw(nullptr);
+  if (!base_drawn_) base_images_ = draw(nullptr);
+  base_drawn_ = true;
   const std::vector<at::Tensor> images = draw(&trial);
   if (comm_.rank() != 0) return;
   store::ImageGrid grid;

@@ -23,6 +23,7 @@ class Preview {
   void write(const std::filesystem::path& run_folder, const Trial& trial, std::int64_t step);
 
  private:
+  /// Pictures of the trial, or of the untouched base: on rank 0, in the order of the prompts.
   std::vector<at::Tensor> draw(const Trial* trial) const;
 
   const model::BaseModel& base_;
@@ -30,7 +31,8 @@ class Preview {
   SampleConfig config_;
   std::vector<std::string> texts_;
   comm::Communicator& comm_;
-  std::vector<at::Tensor> base_images_;  ///< drawn once
+  std::vector<at::Tensor> base_images_;  ///< drawn once; held by rank 0
+  bool base_drawn_ = false;
 };
 
 }  // namespace ldmtune::train

@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "data/sample_stream.h"
 #include "optim/schedule.h"
-#include "train/device.h"
+#include "pipeline/device.h"
 
 namespace ldmtune::train {
 namespace {
@@ -127,7 +127,7 @@ std::vector<std::size_t> training_images_to_measure(const data::LatentDataset& d
 
 Setup::Setup(const TrainConfig& given, comm::Communicator& comm)
     : config(checked(given, comm)),
-      device(training_device(config.train.device, comm)),
+      device(pipeline::choose_device(config.train.device, comm)),
       base(load_base(config, device)),
       schedule(base.scheduler_config),
       dataset(config.data),

@@ -153,9 +153,9 @@ def test_order_noise_and_timesteps_by_an_independent_philox(dataset, trace):
             assert list(micro["sample_id"]) == [ids[draw.row] for draw in draws]
             for row, draw in enumerate(draws):
                 mean, std = samples[ids[draw.row]]
-                noise = philox.Stream(SEED, philox.NOISE, 0, draw.draw).normal(mean.size).reshape(mean.shape)
-                posterior = philox.Stream(SEED, philox.POSTERIOR, 0, draw.draw).normal(mean.size).reshape(mean.shape)
-                timestep = philox.Stream(SEED, philox.TIMESTEP, 0, draw.draw).integer(0, 1000)
+                noise = philox.Stream(SEED, "noise", 0, draw.draw).normal(mean.shape)
+                posterior = philox.Stream(SEED, "posterior", 0, draw.draw).normal(mean.shape)
+                timestep = philox.Stream(SEED, "timestep", 0, draw.draw).integer(0, 1000)
                 latent = (mean + std * posterior) * scaling
                 assert micro["timestep"][row] == timestep
                 assert error(micro["noise"][row], noise) < 1e-6
@@ -209,8 +209,12 @@ def test_loss_and_gradient_by_diffusers(trace, networks, step):
     group = trace[f"step_{step:06d}"]
     assert abs(group.attrs["loss"] - total) < TOLERANCE * total
     assert set(gradients) == set(group["gradient"])
+    # Softmax does not see a shift of all keys, so the last bias of a k network has no gradient in exact arithmetic;
+    # what rounding leaves there is held against the largest gradient instead of against itself.
+    floor = 1e-3 * max(np.abs(gradient).max() for gradient in gradients.values())
     for name, gradient in gradients.items():
-        assert error(group["gradient"][name], gradient) < TOLERANCE, name
+        difference = np.abs(group["gradient"][name][()] - gradient).max()
+        assert difference < TOLERANCE * max(np.abs(gradient).max(), floor), name
     norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
     assert abs(group.attrs["grad_norm"] - norm) < TOLERANCE * norm
 

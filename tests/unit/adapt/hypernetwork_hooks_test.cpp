@@ -42,8 +42,8 @@ TEST(HypernetworkHooks, SelfAttentionIsPerLayer) {
   hooks->begin_forward();
   for (const std::uint32_t layer : {2u, 4u}) {
     const auto result = hooks->attention_context(x, self_site(layer));
-    EXPECT_TRUE(at::equal(result.key, small.network.apply(*small.arena, 8, "k", x, context, layer)));
-    EXPECT_TRUE(at::equal(result.value, small.network.apply(*small.arena, 8, "v", x, context, layer)));
+    EXPECT_TRUE(at::equal(result.key, small.network.apply(*small.arena, 8, "k", x, context, layer + 1)));
+    EXPECT_TRUE(at::equal(result.value, small.network.apply(*small.arena, 8, "v", x, context, layer + 1)));
   }
   EXPECT_FALSE(at::equal(hooks->attention_context(x, self_site(2)).key, hooks->attention_context(x, self_site(4)).key))
       << "two layers shared a dropout mask";
