@@ -1,28 +1,29 @@
 #include "train/collectives.h"
 
-#include <algorithm>
 #include <cstring>
-#include <numeric>
 
 namespace ldmtune::train {
 namespace {
 
 std::span<float> span_of(at::Tensor& flat) { return {flat.data_ptr<float>(), static_cast<std::size_t>(flat.numel())}; }
 
-void add_on_host(float* a, const float* b, std::int64_t n) {
-  at::Tensor into = at::from_blob(a, {n}, at::kFloat);
-  into.add_(at::from_blob(const_cast<float*>(b), {n}, at::kFloat));
+/// How two partial sums are added where the buffers live.
+comm::AddInto add_on(const at::Device& device) {
+  return [device](float* a, const float* b, std::int64_t n) {
+    const auto options = at::TensorOptions(at::kFloat).device(device);
+    at::from_blob(a, {n}, options).add_(at::from_blob(const_cast<float*>(b), {n}, options));
+  };
 }
 
-/// Runs `collective` on the buffer itself, or on a host copy of a device buffer.
+/// Runs `collective` on the buffer itself, or on a host copy of a device buffer that the communicator cannot send.
 template <class Collective>
-void on_host(at::Tensor& flat, const Collective& collective) {
-  if (flat.is_cpu()) {
-    collective(span_of(flat));
+void where_it_can_be_sent(const comm::Communicator& comm, at::Tensor& flat, const Collective& collective) {
+  if (flat.is_cpu() || comm.accepts_device_buffers()) {
+    collective(span_of(flat), flat.device());
     return;
   }
   at::Tensor host = flat.to(at::kCPU);
-  collective(span_of(host));
+  collective(span_of(host), host.device());
   flat.copy_(host);
 }
 
@@ -30,12 +31,13 @@ void on_host(at::Tensor& flat, const Collective& collective) {
 
 void reduce_scatter(comm::Communicator& comm, at::Tensor& flat) {
   if (comm.size() == 1) return;
-  on_host(flat, [&](std::span<float> data) { comm.reduce_scatter(data, add_on_host); });
+  where_it_can_be_sent(
+      comm, flat, [&](std::span<float> data, const at::Device& device) { comm.reduce_scatter(data, add_on(device)); });
 }
 
 void all_gather(comm::Communicator& comm, at::Tensor& flat) {
   if (comm.size() == 1) return;
-  on_host(flat, [&](std::span<float> data) { comm.all_gather(data); });
+  where_it_can_be_sent(comm, flat, [&](std::span<float> data, const at::Device&) { comm.all_gather(data); });
 }
 
 std::string to_bytes(const std::vector<double>& values) {
@@ -50,17 +52,12 @@ std::vector<double> from_bytes(const std::string& bytes) {
   return values;
 }
 
-std::vector<double> all_gather_by_slice(comm::Communicator& comm, const std::vector<double>& values,
-                                        std::int64_t elements) {
+std::vector<double> all_gather_by_slice(comm::Communicator& comm, const std::vector<double>& values) {
   const std::vector<std::string> by_rank = comm.all_gather(to_bytes(values));
-  std::vector<int> order(by_rank.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](int a, int b) {
-    return comm::owned_slice(elements, a, comm.size()).begin < comm::owned_slice(elements, b, comm.size()).begin;
-  });
   std::vector<double> all;
-  for (const int rank : order) {
-    const std::vector<double> part = from_bytes(by_rank[static_cast<std::size_t>(rank)]);
+  for (int position = 0; position < comm.size(); ++position) {
+    const auto rank = static_cast<std::size_t>(comm::slice_position(position, comm.size()));
+    const std::vector<double> part = from_bytes(by_rank[rank]);
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;

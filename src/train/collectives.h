@@ -14,9 +14,8 @@ namespace ldmtune::train {
 void reduce_scatter(comm::Communicator& comm, at::Tensor& flat);
 /// Every rank's owned slice of `flat` to all ranks, in place.
 void all_gather(comm::Communicator& comm, at::Tensor& flat);
-/// Values of all ranks in order of their owned slices of a vector of `elements`.
-std::vector<double> all_gather_by_slice(comm::Communicator& comm, const std::vector<double>& values,
-                                        std::int64_t elements);
+/// Values of all ranks in the order of their owned slices.
+std::vector<double> all_gather_by_slice(comm::Communicator& comm, const std::vector<double>& values);
 /// Doubles as bytes and back.
 std::string to_bytes(const std::vector<double>& values);
 std::vector<double> from_bytes(const std::string& bytes);

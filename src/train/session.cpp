@@ -1,5 +1,7 @@
 #include "train/session.h"
 
+#include <c10/core/DeviceGuard.h>
+
 #include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -7,6 +9,7 @@
 #include "core/error.h"
 #include "pipeline/collective.h"
 #include "store/files.h"
+#include "train/gradient_world.h"
 #include "train/result.h"
 #include "train/run.h"
 
@@ -37,7 +40,9 @@ std::string rounded(double value, const char* format = "%.4f") {
 
 ExitCode run(const TrainConfig& config, comm::Communicator& comm) {
   Setup setup(config, comm);
-  Session session(setup, comm);
+  const c10::DeviceGuard current(setup.device);
+  const auto gpu_world = gradient_world(setup.device, comm);
+  Session session(setup, gpu_world ? *gpu_world : comm);
   return session.run();
 }
 

@@ -138,7 +138,7 @@ std::vector<double> Step::reduce_losses(const std::vector<double>& local, std::s
 double Step::gradient_norm(const Trial& trial) const {
   const std::vector<double> mine =
       optim::block_square_sums(trial.arena->gradients(), trial.optimizer->begin(), trial.optimizer->end());
-  return std::sqrt(comm::canonical_sum(all_gather_by_slice(comm_, mine, trial.arena->size())));
+  return std::sqrt(comm::canonical_sum(all_gather_by_slice(comm_, mine)));
 }
 
 TrialStep Step::update(Trial& trial, std::int64_t step, double loss) {
