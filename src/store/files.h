@@ -19,8 +19,8 @@ void write_atomically(const std::filesystem::path& file,
 void write_text(const std::filesystem::path& file, const std::string& text);
 /// Whole regular file; InputError if missing, not a regular file, or above `limit` bytes.
 std::string read_text(const std::filesystem::path& file, std::uintmax_t limit = 256u << 20);
-/// Parsed JSON (Python's NaN and Infinity read as null); InputError naming file and place if it is no valid JSON or nests
-/// deeper than 100.
+/// Parsed JSON (Python's NaN and Infinity read as null); InputError naming file and place if it is no valid JSON or
+/// nests deeper than 100.
 nlohmann::json read_json(const std::filesystem::path& file);
 void write_json(const std::filesystem::path& file, const nlohmann::json& value);
 /// fsync of every file and folder below the folder and of the folder itself.
@@ -32,8 +32,9 @@ void rename_folder(const std::filesystem::path& from, const std::filesystem::pat
 std::string sha256_file(const std::filesystem::path& file);
 std::string sha256_bytes(std::span<const std::byte> bytes);
 std::string sha256_text(const std::string& text);
-/// Hash of names, shapes and values, the values rounded to fp16 first (little endian), so that fp32 and fp16 variants of
-/// the same weights hash alike; integers as int64. Names in map order: name, NUL, "size," for each dimension, NUL, values.
+/// Hash of names, shapes and values, the values rounded to fp16 first (little endian), so that fp32 and fp16 variants
+/// of the same weights hash alike; integers as int64. Names in map order: name, NUL, "size," for each dimension, NUL,
+/// values.
 std::string sha256_tensors(const TensorMap& tensors);
 /// Hash of names, dtypes, shapes and exact bytes.
 std::string sha256_tensors_exact(const TensorMap& tensors);

@@ -14,8 +14,10 @@ namespace ldmtune::store {
 /// images are converted. Errors: InputError naming the file for anything unreadable, or above 100 million pixels.
 at::Tensor read_image(const std::filesystem::path& file);
 
-/// Writes uint8 (H, W, 3) as PNG, atomically; `text` becomes tEXt/iTXt entries (A1111's infotext goes under "parameters").
-void write_png(const std::filesystem::path& file, const at::Tensor& image_HWC, const std::map<std::string, std::string>& text = {});
+/// Writes uint8 (H, W, 3) as PNG, atomically; `text` becomes tEXt/iTXt entries (A1111's infotext goes under
+/// "parameters").
+void write_png(const std::filesystem::path& file, const at::Tensor& image_HWC,
+               const std::map<std::string, std::string>& text = {});
 
 /// float (3, H, W) or (N, 3, H, W) in [-1, 1] to uint8 (..., H, W, 3), rounded half to even after clamping.
 at::Tensor to_uint8_image(const at::Tensor& image_CHW);
@@ -26,7 +28,8 @@ struct ImageGrid {
   std::vector<std::vector<at::Tensor>> rows;  ///< uint8 (H, W, 3) each; an undefined tensor leaves its cell empty
   std::string title;
 };
-/// Draws the grid with its labels (cairo) as uint8 (H, W, 3); every cell is enlarged by the whole number `scale` without smoothing.
+/// Draws the grid with its labels (cairo) as uint8 (H, W, 3); every cell is enlarged by the whole number `scale`
+/// without smoothing.
 at::Tensor draw_grid(const ImageGrid& grid, int scale = 1);
 
 }  // namespace ldmtune::store

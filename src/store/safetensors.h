@@ -30,16 +30,18 @@ struct TensorInfo {
 };
 std::vector<TensorInfo> read_safetensors_header(const std::filesystem::path& file, Metadata* metadata = nullptr);
 
-/// Reads all tensors of a folder's `<stem>[.variant].safetensors`, or of the shards that `<stem>.safetensors.index[.variant].json` names.
-/// Where the folder has no file of that variant, the plain one is read, with a warning in the log.
-/// Errors: InputError if neither is there, or a shard lacks a tensor of the index or holds one of another shard.
-TensorMap read_sharded_safetensors(const std::filesystem::path& folder, const std::string& stem, const std::string& variant);
+/// Reads all tensors of a folder's `<stem>[.variant].safetensors`, or of the shards that
+/// `<stem>.safetensors.index[.variant].json` names. Where the folder has no file of that variant, the plain one is
+/// read, with a warning in the log. Errors: InputError if neither is there, or a shard lacks a tensor of the index or
+/// holds one of another shard.
+TensorMap read_sharded_safetensors(const std::filesystem::path& folder, const std::string& stem,
+                                   const std::string& variant);
 
 /// InputError naming the file and the first tensor that holds a NaN or an infinity.
 void check_finite(const TensorMap& tensors, const std::filesystem::path& file);
 
-/// Writes atomically (temporary file beside, fsync, rename); tensors in order of decreasing alignment, then name, as the
-/// reference implementation does. Same tensors and metadata give the same bytes.
+/// Writes atomically (temporary file beside, fsync, rename); tensors in order of decreasing alignment, then name, as
+/// the reference implementation does. Same tensors and metadata give the same bytes.
 void write_safetensors(const std::filesystem::path& file, const TensorMap& tensors, const Metadata& metadata = {});
 
 }  // namespace ldmtune::store

@@ -15,8 +15,12 @@
 namespace ldmtune::store {
 
 struct PyValue;
-struct PyList { std::vector<PyValue> items; };
-struct PyTuple { std::vector<PyValue> items; };
+struct PyList {
+  std::vector<PyValue> items;
+};
+struct PyTuple {
+  std::vector<PyValue> items;
+};
 /// Keeps insertion order; `ordered` is a collections.OrderedDict.
 struct PyDict {
   std::vector<std::pair<PyValue, PyValue>> items;
@@ -27,7 +31,8 @@ struct PyDict {
 };
 
 struct PyValue {
-  using Data = std::variant<std::monostate, bool, std::int64_t, double, std::string, at::Tensor, PyList, PyTuple, PyDict>;
+  using Data =
+      std::variant<std::monostate, bool, std::int64_t, double, std::string, at::Tensor, PyList, PyTuple, PyDict>;
   Data data;
 
   PyValue() = default;
@@ -38,16 +43,19 @@ struct PyValue {
 
   bool is_none() const { return std::holds_alternative<std::monostate>(data); }
   template <class T>
-  const T* get_if() const { return std::get_if<T>(&data); }
+  const T* get_if() const {
+    return std::get_if<T>(&data);
+  }
 };
 
-/// Reads a zip-format or legacy torch.save file. Allowed: None, bool, int, float, str, list, tuple, dict, OrderedDict, tensors,
-/// Parameters (as tensors), and torch.nn.ParameterDict-like state through its plain contents.
-/// Errors: InputError naming the file and what was refused (any other global, REDUCE of anything else, bad CRC, views past
+/// Reads a zip-format or legacy torch.save file. Allowed: None, bool, int, float, str, list, tuple, dict, OrderedDict,
+/// tensors, Parameters (as tensors), and torch.nn.ParameterDict-like state through its plain contents. Errors:
+/// InputError naming the file and what was refused (any other global, REDUCE of anything else, bad CRC, views past
 /// their storage, truncated or nested beyond 200 levels, self-references, ...).
 PyValue read_torch_file(const std::filesystem::path& file);
 
-/// Writes atomically. Each tensor is written with a storage of its own (contiguous). Same value and file stem, same bytes.
+/// Writes atomically. Each tensor is written with a storage of its own (contiguous). Same value and file stem, same
+/// bytes.
 void write_torch_file(const std::filesystem::path& file, const PyValue& value);
 
 }  // namespace ldmtune::store
