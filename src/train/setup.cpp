@@ -46,6 +46,8 @@ TrainConfig checked(const TrainConfig& config, const comm::Communicator& comm) {
   data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, comm.size());
   const std::string& precision = config.train.mixed_precision;
   require(precision == "no" || precision == "bf16", "train.mixed_precision", "no or bf16", precision);
+  const std::string& device = config.train.device;
+  require(device == "auto" || device == "cpu" || device == "cuda", "train.device", "auto, cpu or cuda", device);
   parse_latent_sampling(config.data_options.latent_sampling);
   const optim::PiecewiseSchedule norm(config.train.max_grad_norm, "train.max_grad_norm");
   const optim::PiecewiseSchedule value(config.train.max_grad_value, "train.max_grad_value");
