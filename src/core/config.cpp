@@ -74,6 +74,17 @@ void declare_hypernetwork(OptionTable& t, HypernetworkConfig& c) {
         "Context widths that get networks (empty: all that the base has; SD 1: 320,640,768,1280)");
 }
 
+void declare_lora(OptionTable& t, LoraConfig& c) {
+  t.add("lora.rank", c.rank, "", "Rank of the two factors that every targeted layer gets");
+  t.add("lora.alpha", c.alpha, "", "What the factors' product counts is alpha / rank (0: as the rank, so 1)");
+  t.add("lora.target_modules", c.target_modules, "",
+        "Layers of the UNet's transformers, by the end of their name: to_q, to_k, to_v, to_out.0 (attention), "
+        "ff.net.0.proj, ff.net.2 (feed-forward), proj_in, proj_out; all: every one; empty: none");
+  t.add("lora.text_encoder_target_modules", c.text_encoder_target_modules, "",
+        "Layers of the text encoder that train too: q_proj, k_proj, v_proj, out_proj (attention), mlp.fc1, mlp.fc2; "
+        "all: every one; empty: none");
+}
+
 void declare_caption(OptionTable& t, CaptionConfig& c) {
   t.add("caption.template", c.template_text, "",
         "A template with [filewords] and [name], or a file with one a line (empty: the caption itself)");
@@ -116,10 +127,13 @@ void declare(OptionTable& t, TrainConfig& c) {
   t.add("variant", c.variant, "", "Weight files' variant, e.g. fp16");
   t.add("data", c.data, "", "Dataset folder written by ldmtune prepare");
   t.add("output", c.output, "", "Run folder");
+  t.add("base.merge", c.base_merge, "",
+        "LoRA files added to the base's weights at load, with their strength: style.safetensors:0.8, other.safetensors");
   declare_data(t, c.data_options);
   declare_train(t, c.train);
   declare_optim(t, c.optim);
   declare_hypernetwork(t, c.hypernetwork);
+  declare_lora(t, c.lora);
   declare_caption(t, c.caption);
   declare_validation(t, c.validation);
   declare_sample(t, c.sample);

@@ -59,6 +59,13 @@ struct HypernetworkConfig {
   std::vector<double> widths;
 };
 
+struct LoraConfig {
+  std::int64_t rank = 8;
+  double alpha = 0;
+  std::string target_modules = "to_q, to_k, to_v, to_out.0";
+  std::string text_encoder_target_modules;
+};
+
 struct CaptionConfig {
   std::string template_text;
   std::string name;
@@ -91,6 +98,7 @@ struct SampleConfig {
 struct TrainConfig {
   std::string method = "hypernetwork";
   std::filesystem::path base;
+  std::string base_merge;
   std::string variant;
   std::filesystem::path data;
   std::filesystem::path output;
@@ -98,6 +106,7 @@ struct TrainConfig {
   RunConfig train;
   OptimConfig optim;
   HypernetworkConfig hypernetwork;
+  LoraConfig lora;
   CaptionConfig caption;
   ValidationConfig validation;
   SampleConfig sample;
