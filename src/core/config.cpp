@@ -35,7 +35,8 @@ void declare_train(OptionTable& t, RunConfig& c) {
   t.add("train.stop_after", c.stop_after, "updates",
         "Checkpoint after this many updates of this process and exit with 85 (0: off)");
   t.add("train.mixed_precision", c.mixed_precision, "",
-        "no: fp32; bf16: the frozen model computes in bfloat16, weights and gradients stay fp32");
+        "no: fp32; bf16, fp16: the frozen model computes in that type, weights and gradients stay fp32; fp16 scales "
+        "the loss and skips updates whose gradients overflow");
   t.add("train.device", c.device, "", "auto | cpu | cuda; with cuda a rank takes the GPU of its local rank");
   t.add("train.trace", c.trace, "",
         "Write an HDF5 audit trace to this file, from which another program can recompute the steps");
@@ -44,7 +45,8 @@ void declare_train(OptionTable& t, RunConfig& c) {
 }
 
 void declare_optim(OptionTable& t, OptimConfig& c) {
-  t.add("optim.optimizer", c.optimizer, "", "adamw");
+  t.add("optim.optimizer", c.optimizer, "",
+        "adamw | lion (a learning rate 3 to 10 times smaller) | prodigy (finds its step size itself: learning rate 1)");
   t.add("optim.learning_rate", c.learning_rate, "",
         "A number, or AUTOMATIC1111's schedule \"5e-3:100, 1e-3:1000, 1e-5\" (training stops at the last step named)");
   t.add("optim.lr_scheduler", c.lr_scheduler, "", "constant | constant_with_warmup | linear | cosine, as in diffusers");
@@ -52,7 +54,44 @@ void declare_optim(OptionTable& t, OptimConfig& c) {
   t.add("optim.adam_beta1", c.adam_beta1, "", "Decay of AdamW's first moment");
   t.add("optim.adam_beta2", c.adam_beta2, "", "Decay of AdamW's second moment");
   t.add("optim.adam_weight_decay", c.adam_weight_decay, "", "Decoupled weight decay");
-  t.add("optim.adam_epsilon", c.adam_epsilon, "", "AdamW's epsilon");
+  t.add("optim.adam_epsilon", c.adam_epsilon, "", "Epsilon of AdamW and Prodigy");
+  t.add("optim.lion_beta1", c.lion_beta1, "", "Lion: weight of the momentum in the update's sign");
+  t.add("optim.lion_beta2", c.lion_beta2, "", "Lion: decay of the momentum");
+  t.add("optim.prodigy_beta3", c.prodigy_beta3, "", "Decay of Prodigy's step-size estimate (0: sqrt(adam_beta2))");
+  t.add("optim.prodigy_d_coef", c.prodigy_d_coef, "", "Factor on Prodigy's estimate: below 1 for more careful steps");
+  t.add("optim.prodigy_use_bias_correction", c.prodigy_use_bias_correction, "", "Adam's bias correction in Prodigy");
+  t.add("optim.prodigy_safeguard_warmup", c.prodigy_safeguard_warmup, "",
+        "Keep the learning rate out of Prodigy's estimate, so that warm-up does not raise it");
+  t.add("optim.use_ema", c.use_ema, "",
+        "Average the weights over updates; measured, pictured and exported is the average");
+  t.add("optim.ema_decay", c.ema_decay, "",
+        "Decay of that average; it rises as (1 + n) / (10 + n) over the first updates, as in diffusers");
+}
+
+void declare_loss(OptionTable& t, LossConfig& c) {
+  t.add("loss.snr_gamma", c.snr_gamma, "", "min-SNR weights: caps the signal-to-noise ratio, usually 5 (0: off)");
+  t.add("loss.loss_type", c.loss_type, "", "l2 | huber | smooth_l1, as in diffusers");
+  t.add("loss.huber_schedule", c.huber_schedule, "",
+        "constant | exponential | snr: how the threshold of huber and smooth_l1 falls with the timestep");
+  t.add("loss.huber_c", c.huber_c, "", "That threshold (constant), or where it ends at the noisiest timestep");
+  t.add("loss.masked", c.masked, "", "Weigh the loss by the dataset's masks (prepare --mask)");
+  t.add("loss.unmasked_weight", c.unmasked_weight, "", "What an element outside the mask counts, 0 to 1");
+  t.add("loss.normalize_masked_area", c.normalize_masked_area, "",
+        "Average over the mask's area, so that small subjects count in full; false: over the whole picture");
+}
+
+void declare_noise(OptionTable& t, NoiseConfig& c) {
+  t.add("noise.offset", c.offset, "", "Offset noise: scale of noise that is equal over a channel, say 0.05 (0: off)");
+  t.add("noise.timestep_sampling", c.timestep_sampling, "",
+        "uniform | logit_normal (of the timestep's place in its range) | log_normal (of sigma, as in EDM)");
+  t.add("noise.timestep_mean", c.timestep_mean, "", "Mean of the normal behind them (EDM: -1.2)");
+  t.add("noise.timestep_std", c.timestep_std, "", "Its standard deviation (EDM: 1.2)");
+  t.add("noise.stratified", c.stratified, "",
+        "Spread an update's timesteps evenly over the distribution: one in each of global_batch_size equal parts");
+  t.add("noise.min_timestep", c.min_timestep, "timesteps", "The least timestep that trains");
+  t.add("noise.max_timestep", c.max_timestep, "timesteps", "Timesteps below this train (0: all)");
+  t.add("noise.rescale_betas_zero_snr", c.rescale_betas_zero_snr, "",
+        "Train with a noise schedule that ends without signal (needs a base that predicts v)");
 }
 
 void declare_hypernetwork(OptionTable& t, HypernetworkConfig& c) {
@@ -127,11 +166,14 @@ void declare(OptionTable& t, TrainConfig& c) {
   t.add("variant", c.variant, "", "Weight files' variant, e.g. fp16");
   t.add("data", c.data, "", "Dataset folder written by ldmtune prepare");
   t.add("output", c.output, "", "Run folder");
-  t.add("base.merge", c.base_merge, "",
-        "LoRA files added to the base's weights at load, with their strength: style.safetensors:0.8, other.safetensors");
+  t.add(
+      "base.merge", c.base_merge, "",
+      "LoRA files added to the base's weights at load, with their strength: style.safetensors:0.8, other.safetensors");
   declare_data(t, c.data_options);
   declare_train(t, c.train);
   declare_optim(t, c.optim);
+  declare_loss(t, c.loss);
+  declare_noise(t, c.noise);
   declare_hypernetwork(t, c.hypernetwork);
   declare_lora(t, c.lora);
   declare_caption(t, c.caption);

@@ -45,6 +45,37 @@ struct OptimConfig {
   double adam_beta2 = 0.999;
   double adam_weight_decay = 0.01;
   double adam_epsilon = 1e-8;
+  double lion_beta1 = 0.9;
+  double lion_beta2 = 0.99;
+  double prodigy_beta3 = 0.0;
+  double prodigy_d_coef = 1.0;
+  bool prodigy_use_bias_correction = true;
+  bool prodigy_safeguard_warmup = true;
+  bool use_ema = false;
+  double ema_decay = 0.9999;
+};
+
+/// What a sample's error costs.
+struct LossConfig {
+  double snr_gamma = 0.0;
+  std::string loss_type = "l2";
+  std::string huber_schedule = "snr";
+  double huber_c = 0.1;
+  bool masked = false;
+  double unmasked_weight = 0.0;
+  bool normalize_masked_area = true;
+};
+
+/// Training noise and timesteps.
+struct NoiseConfig {
+  double offset = 0.0;
+  std::string timestep_sampling = "uniform";
+  double timestep_mean = 0.0;
+  double timestep_std = 1.0;
+  bool stratified = false;
+  std::int64_t min_timestep = 0;
+  std::int64_t max_timestep = 0;
+  bool rescale_betas_zero_snr = false;
 };
 
 struct HypernetworkConfig {
@@ -105,6 +136,8 @@ struct TrainConfig {
   DataConfig data_options;
   RunConfig train;
   OptimConfig optim;
+  LossConfig loss;
+  NoiseConfig noise;
   HypernetworkConfig hypernetwork;
   LoraConfig lora;
   CaptionConfig caption;

@@ -29,9 +29,11 @@ enum class Purpose : std::uint32_t {
   dropout = 9,           ///< seed derived by the parameter's name and attention-layer index
   validation_noise =
       10,  ///< draw = first 8 bytes of the image's sha256, little endian; dataset = index in the timestep list
-  initial_latent = 11,  ///< sample: draw = image index
-  sampler_noise = 12,   ///< stochastic samplers; draw = image index << 16 | step
-  subset = 13,          ///< order in which data.subset grows
+  initial_latent = 11,    ///< sample: draw = image index
+  sampler_noise = 12,     ///< stochastic samplers; draw = image index << 16 | step
+  subset = 13,            ///< order in which data.subset grows
+  timestep_stratum = 14,  ///< which part of the timesteps each draw of an update takes; draw = update
+  noise_offset = 15,      ///< training noise that is equal over a channel, one number a channel
 };
 
 /// One stream of random words, a pure function of its four fields.

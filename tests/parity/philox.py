@@ -22,6 +22,8 @@ PURPOSES = {
     "initial_latent": 11,
     "sampler_noise": 12,
     "subset": 13,
+    "timestep_stratum": 14,
+    "noise_offset": 15,
 }
 
 MASK32 = 0xFFFFFFFF
