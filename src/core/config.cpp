@@ -8,6 +8,8 @@ void declare_data(OptionTable& t, DataConfig& c) {
   t.add("data.subset", c.subset, "images",
         "Train on this many images of the training split (0: all); larger subsets contain smaller ones");
   t.add("data.subset_seed", c.subset_seed, "", "Seed that decides which images a subset takes");
+  t.add("data.weights", c.weights, "",
+        "Share of the samples that each dataset of data = A | B gives, e.g. 1,0.5 (empty: as many as it has)");
   t.add("data.latent_sampling", c.latent_sampling, "",
         "once: one posterior sample per image; deterministic: the posterior's mean; random: a fresh posterior sample "
         "each time");
@@ -129,6 +131,13 @@ void declare_caption(OptionTable& t, CaptionConfig& c) {
         "A template with [filewords] and [name], or a file with one a line (empty: the caption itself)");
   t.add("caption.name", c.name, "", "What [name] stands for");
   t.add("caption.dropout", c.dropout, "probability", "Replace the caption by the empty one with this probability");
+  t.add("caption.shuffle_tags", c.shuffle_tags, "", "Shuffle the caption's comma-separated tags for each sample");
+  t.add("caption.keep_tokens", c.keep_tokens, "tags", "The first so many tags are neither shuffled nor dropped");
+  t.add("caption.tag_dropout", c.tag_dropout, "probability", "Leave each tag out with this probability");
+  t.add("caption.weights", c.weights, "",
+        "Read AUTOMATIC1111's (word:1.1), [word] and BREAK in captions and prompts (false: brackets are text)");
+  t.add("caption.clip_skip", c.clip_skip, "layers",
+        "Which of the text encoder's layers, from its end, is the context (1: the last), as AUTOMATIC1111 counts");
   t.add("caption.max_chunks", c.max_chunks, "chunks",
         "Chunks of 75 tokens (model_max_length - 2); every prompt is padded to all of them");
 }

@@ -14,6 +14,7 @@ struct DataConfig {
   std::uint64_t seed = 0;
   std::uint64_t subset = 0;
   std::uint64_t subset_seed = 0;
+  std::vector<double> weights;
   std::string latent_sampling = "once";
 };
 
@@ -101,6 +102,11 @@ struct CaptionConfig {
   std::string template_text;
   std::string name;
   double dropout = 0.0;
+  bool shuffle_tags = false;
+  std::int64_t keep_tokens = 0;
+  double tag_dropout = 0.0;
+  bool weights = false;
+  std::int64_t clip_skip = 1;
   std::int64_t max_chunks = 1;
 };
 

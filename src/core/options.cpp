@@ -47,6 +47,13 @@ const std::map<std::string, std::string>& peer_names() {
       {"activation_func", "hypernetwork.activation"},
       {"weight_init", "hypernetwork.weight_init"},
       {"clip_grad_norm", "train.max_grad_norm"},
+      {"shuffle_caption", "caption.shuffle_tags"},
+      {"shuffle_tags", "caption.shuffle_tags"},
+      {"caption_tag_dropout_rate", "caption.tag_dropout"},
+      {"tag_drop_out", "caption.tag_dropout"},
+      {"caption_dropout_rate", "caption.dropout"},
+      {"max_token_length", "caption.max_chunks (75 tokens each)"},
+      {"weighted_captions", "caption.weights"},
   };
   return names;
 }

@@ -34,6 +34,9 @@ enum class Purpose : std::uint32_t {
   subset = 13,            ///< order in which data.subset grows
   timestep_stratum = 14,  ///< which part of the timesteps each draw of an update takes; draw = update
   noise_offset = 15,      ///< training noise that is equal over a channel, one number a channel
+  caption_tags = 16,      ///< order of a caption's tags
+  tag_dropout = 17,       ///< which tags of a caption go; element = the tag's place
+  dataset_order = 18,     ///< which dataset a micro-batch takes; draw = round
 };
 
 /// One stream of random words, a pure function of its four fields.
