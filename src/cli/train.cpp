@@ -41,6 +41,7 @@ ExitCode run_train(const Arguments& arguments, comm::Communicator& comm) {
   for (const OptionSetting& setting : line.settings) {
     if (setting.name != "config") table.set(setting);
   }
+  apply_method_defaults(table, config);
   return train::run(config, comm);
 }
 

@@ -50,12 +50,13 @@ void declare_optim(OptionTable& t, OptimConfig& c) {
   t.add("optim.optimizer", c.optimizer, "",
         "adamw | lion (a learning rate 3 to 10 times smaller) | prodigy (finds its step size itself: learning rate 1)");
   t.add("optim.learning_rate", c.learning_rate, "",
-        "A number, or AUTOMATIC1111's schedule \"5e-3:100, 1e-3:1000, 1e-5\" (training stops at the last step named)");
+        "A number, or AUTOMATIC1111's schedule \"5e-3:100, 1e-3:1000, 1e-5\" (training stops at the last step named); "
+        "textual inversion's default is 5e-3");
   t.add("optim.lr_scheduler", c.lr_scheduler, "", "constant | constant_with_warmup | linear | cosine, as in diffusers");
   t.add("optim.lr_warmup_steps", c.lr_warmup_steps, "updates", "Linear warm-up of the learning rate");
   t.add("optim.adam_beta1", c.adam_beta1, "", "Decay of AdamW's first moment");
   t.add("optim.adam_beta2", c.adam_beta2, "", "Decay of AdamW's second moment");
-  t.add("optim.adam_weight_decay", c.adam_weight_decay, "", "Decoupled weight decay");
+  t.add("optim.adam_weight_decay", c.adam_weight_decay, "", "Decoupled weight decay; textual inversion's default is 0");
   t.add("optim.adam_epsilon", c.adam_epsilon, "", "Epsilon of AdamW and Prodigy");
   t.add("optim.lion_beta1", c.lion_beta1, "", "Lion: weight of the momentum in the update's sign");
   t.add("optim.lion_beta2", c.lion_beta2, "", "Lion: decay of the momentum");
@@ -126,6 +127,22 @@ void declare_lora(OptionTable& t, LoraConfig& c) {
         "all: every one; empty: none");
 }
 
+void declare_textual_inversion(OptionTable& t, TextualInversionConfig& c) {
+  t.add("textual_inversion.placeholder_token", c.placeholder_token, "",
+        "The new word, such as <zorp>, which captions or caption.template must hold; several, separated by |, train "
+        "together");
+  t.add("textual_inversion.num_vectors", c.num_vectors, "vectors",
+        "Vectors of each word: more hold more and take more of the prompt's room, e.g. 4 or, for two words, 4,2 "
+        "(empty: 1, or "
+        "as many as initial_embedding has)");
+  t.add("textual_inversion.initializer_token", c.initializer_token, "",
+        "Start from the embedding of this token of the base's vocabulary, one for each word (|)");
+  t.add("textual_inversion.initializer_text", c.initializer_text, "",
+        "Start from a text's embeddings, spread over the vectors (without any of the three: from zeros)");
+  t.add("textual_inversion.initial_embedding", c.initial_embedding, "",
+        "Start from an embedding file of AUTOMATIC1111, diffusers, kohya or OneTrainer");
+}
+
 void declare_caption(OptionTable& t, CaptionConfig& c) {
   t.add("caption.template", c.template_text, "",
         "A template with [filewords] and [name], or a file with one a line (empty: the caption itself)");
@@ -184,6 +201,7 @@ void declare(OptionTable& t, TrainConfig& c) {
   declare_loss(t, c.loss);
   declare_noise(t, c.noise);
   declare_hypernetwork(t, c.hypernetwork);
+  declare_textual_inversion(t, c.textual_inversion);
   declare_lora(t, c.lora);
   declare_caption(t, c.caption);
   declare_validation(t, c.validation);

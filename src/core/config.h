@@ -98,6 +98,14 @@ struct LoraConfig {
   std::string text_encoder_target_modules;
 };
 
+struct TextualInversionConfig {
+  std::vector<std::string> placeholder_token;
+  std::vector<double> num_vectors;
+  std::vector<std::string> initializer_token;
+  std::vector<std::string> initializer_text;
+  std::vector<std::string> initial_embedding;
+};
+
 struct CaptionConfig {
   std::string template_text;
   std::string name;
@@ -145,12 +153,16 @@ struct TrainConfig {
   LossConfig loss;
   NoiseConfig noise;
   HypernetworkConfig hypernetwork;
+  TextualInversionConfig textual_inversion;
   LoraConfig lora;
   CaptionConfig caption;
   ValidationConfig validation;
   SampleConfig sample;
 };
 void declare(OptionTable& table, TrainConfig& config);
+/// Gives options that were not set the defaults of config.method, where it has its own (textual inversion's learning
+/// rate); call it after the last set(). `table` is the one that config was declared in.
+void apply_method_defaults(OptionTable& table, const TrainConfig& config);
 
 /// What `prepare` reads.
 struct PrepareConfig {

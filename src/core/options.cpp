@@ -35,6 +35,10 @@ const std::map<std::string, std::string>& peer_names() {
       {"loss_type", "loss.loss_type"},
       {"masked_loss", "loss.masked"},
       {"optimizer_type", "optim.optimizer"},
+      {"token_string", "textual_inversion.placeholder_token"},
+      {"init_word", "textual_inversion.initializer_text"},
+      {"num_vectors_per_token", "textual_inversion.num_vectors"},
+      {"learnable_property", "caption.template (jobs/templates/ holds object.txt and style.txt)"},
       {"max_train_epochs", "train.num_train_epochs"},
       {"save_every_n_steps", "train.checkpointing_steps"},
       {"resume", "train.resume_from_checkpoint"},
@@ -136,6 +140,13 @@ void OptionTable::set(const OptionSetting& setting) {
 
 void OptionTable::set(const std::vector<OptionSetting>& settings) {
   for (const OptionSetting& setting : settings) set(setting);
+}
+
+void OptionTable::set_default(const std::string& name, const std::string& text) {
+  Option& option = options_.at(name);
+  if (option.is_set) return;
+  option.parse(text);
+  option.default_text = option.print();
 }
 
 bool OptionTable::is_set(const std::string& name) const { return options_.at(name).is_set; }

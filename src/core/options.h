@@ -30,6 +30,9 @@ class OptionTable {
   void set(const OptionSetting& setting);
   void set(const std::vector<OptionSetting>& settings);
 
+  /// Gives an option that was not set() another default; does nothing if it was.
+  void set_default(const std::string& name, const std::string& text);
+
   bool contains(const std::string& name) const { return options_.count(name) > 0; }
   /// True once set() was called for it.
   bool is_set(const std::string& name) const;

@@ -112,6 +112,30 @@ TEST(OptionTable, BadValuesSayWhatWasExpected) {
   }
 }
 
+TEST(MethodDefaults, ReachOptionsThatNobodySet) {
+  for (const std::string method : {"hypernetwork", "textual_inversion"}) {
+    TrainConfig config;
+    OptionTable table;
+    declare(table, config);
+    table.set({"method", method, "test"});
+    table.set({"optim.adam_weight_decay", "0.25", "test"});
+    apply_method_defaults(table, config);
+    EXPECT_EQ(config.optim.learning_rate, method == "hypernetwork" ? "1e-4" : "5e-3");
+    EXPECT_EQ(config.optim.adam_weight_decay, 0.25) << "as set";
+    EXPECT_FALSE(table.is_set("optim.learning_rate"));
+  }
+}
+
+TEST(MethodDefaults, AreEchoedAsOptions) {
+  TrainConfig config;
+  OptionTable table;
+  declare(table, config);
+  table.set({"method", "textual_inversion", "test"});
+  apply_method_defaults(table, config);
+  EXPECT_NE(table.echo().find("learning_rate = 5e-3\n"), std::string::npos) << table.echo();
+  EXPECT_NE(table.echo().find("adam_weight_decay = 0\n"), std::string::npos) << table.echo();
+}
+
 TEST(CommandLine, NamesValuesFlagsAndPositionals) {
   const CommandLine line =
       parse_command_line({"plan", "--config", "a.cfg", "--train.seed=5", "--skip_bad", "--random_flip"});
