@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "optim/arena.h"
+#include "optim/optimizer.h"
 
 namespace ldmtune::optim {
 
@@ -28,7 +29,7 @@ struct GroupRange {
 /// fused kernel's scalar tail rounds differently. Ranges may begin and end within a parameter.
 std::vector<GroupRange> group_ranges(const Arena& arena, std::int64_t begin, std::int64_t end);
 
-class AdamW {
+class AdamW final : public Optimizer {
  public:
   /// Owns the moments of elements [begin, end) of the arena; both start as zeros.
   /// Errors: Error if the slice is not within the arena or does not begin and end at multiples of kArenaAlignment.
@@ -37,13 +38,14 @@ class AdamW {
   /// Updates parameters()[begin, end) from gradients()[begin, end); `learning_rate` by group; step counts from 1.
   /// Bitwise the same however the arena is sliced (at::_fused_adamw_ on whole vectors).
   /// Errors: Error for a group without a learning rate, a step below 1, an arena of another size.
-  void step(const Arena& arena, const std::map<std::string, double>& learning_rate, std::int64_t step);
+  void step(const Arena& arena, const std::map<std::string, double>& learning_rate, std::int64_t step) override;
 
   /// f32 (end - begin).
   at::Tensor& moment1() { return moment1_; }
   at::Tensor& moment2() { return moment2_; }
-  std::int64_t begin() const { return begin_; }
-  std::int64_t end() const { return end_; }
+  std::map<std::string, at::Tensor> state() const override { return {{"moment1", moment1_}, {"moment2", moment2_}}; }
+  std::int64_t begin() const override { return begin_; }
+  std::int64_t end() const override { return end_; }
 
  private:
   AdamWOptions options_;

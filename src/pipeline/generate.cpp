@@ -93,6 +93,13 @@ void check(const model::BaseModel& base, const GenerateRequest& request) {
   }
 }
 
+/// (2, T, D): negative, positive.
+at::Tensor encode_prompts(PromptEncoder& prompts, const GenerateRequest& request, const HooksFactory& hooks) {
+  const std::vector<std::string> texts{request.negative_prompt, request.prompt};
+  if (!hooks || !request.hooks_in_text_encoder) return prompts.encode(texts);
+  return prompts.encode_ids(prompts.input_ids(texts), hooks(2).get());
+}
+
 }  // namespace
 
 GenerateResult generate(const model::BaseModel& base, PromptEncoder& prompts, const GenerateRequest& request,
@@ -104,7 +111,7 @@ GenerateResult generate(const model::BaseModel& base, PromptEncoder& prompts, co
 
   GenerateResult result;
   result.initial_noise = initial_noise(latent_shape(base, request), request);
-  const at::Tensor context = prompts.encode({request.negative_prompt, request.prompt});
+  const at::Tensor context = encode_prompts(prompts, request, hooks);
   const Denoiser denoise(base, context, request.guidance_scale, hooks);
 
   at::Tensor sample = result.initial_noise.unsqueeze(0).to(denoise.device()) * sampler->init_noise_sigma();

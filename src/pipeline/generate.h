@@ -24,6 +24,7 @@ struct GenerateRequest {
   std::int64_t num_inference_steps = 30;
   double guidance_scale = 7.5;  ///< 1: without guidance
   std::string sampler = "ddim";
+  bool hooks_in_text_encoder = false;  ///< the hooks change embeddings or the text encoder too
 };
 
 struct GenerateResult {

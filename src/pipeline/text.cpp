@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "core/error.h"
+#include "pipeline/prompt_weights.h"
 
 namespace ldmtune::pipeline {
 namespace {
@@ -11,24 +12,50 @@ constexpr std::int64_t kMostChunks = 64;
 // A million SD 1 captions would take 240 GB; beyond this, contexts are computed again. It changes speed only.
 constexpr std::size_t kCacheBytes = std::size_t{1} << 30;
 
+/// Each row on its own: a row's context must not depend on its neighbours. Rows without weights stay as they are.
+at::Tensor weighted_rows(const at::Tensor& hidden, const at::Tensor& weights) {
+  std::vector<at::Tensor> rows;
+  for (std::int64_t row = 0; row < hidden.size(0); ++row) {
+    const bool plain = weights[row].eq(1).all().item<bool>();
+    rows.push_back(plain ? hidden[row] : apply_weights(hidden[row], weights[row]));
+  }
+  return at::stack(rows);
+}
+
 }  // namespace
 
-PromptEncoder::PromptEncoder(const model::BaseModel& base, std::int64_t max_chunks)
-    : base_(base), max_chunks_(max_chunks) {
-  if (max_chunks < 1 || max_chunks > kMostChunks) {
-    fail_input("max_chunks: expected 1 to ", kMostChunks, " chunks of tokens, found ", max_chunks);
+PromptEncoder::PromptEncoder(const model::BaseModel& base, const PromptOptions& options)
+    : base_(base), options_(options) {
+  if (options.max_chunks < 1 || options.max_chunks > kMostChunks) {
+    fail_input("max_chunks: expected 1 to ", kMostChunks, " chunks of tokens, found ", options.max_chunks);
   }
   if (!base.tokenizer || !base.text_encoder) {
     fail_input(base.folder.string(), ": prompts need the base's tokenizer and text encoder, which were not loaded");
+  }
+  const std::int64_t layers = base.text_encoder->num_hidden_layers();
+  if (options.clip_skip < 1 || options.clip_skip > layers) {
+    fail_input("clip_skip: expected 1 (the text encoder's last layer) to ", layers, " (its first), found ",
+               options.clip_skip);
   }
 }
 
 PromptEncoder::Entry& PromptEncoder::entry(const std::string& prompt) {
   const auto found = cache_.find(prompt);
   if (found != cache_.end()) return found->second;
-  const auto encoded = base_.tokenizer->encode(prompt, base_.model_max_length, max_chunks_);
-  if (encoded.truncated) ++truncated_;
-  return cache_.emplace(prompt, Entry{at::tensor(encoded.input_ids, at::kLong), {}}).first->second;
+  Entry made;
+  bool truncated = false;
+  if (options_.weights) {
+    const auto encoded = encode_weighted(*base_.tokenizer, prompt, base_.model_max_length, options_.max_chunks);
+    made.input_ids = at::tensor(encoded.input_ids, at::kLong);
+    if (!encoded.weights.empty()) made.weights = at::tensor(encoded.weights, at::kFloat);
+    truncated = encoded.truncated;
+  } else {
+    const auto encoded = base_.tokenizer->encode(prompt, base_.model_max_length, options_.max_chunks);
+    made.input_ids = at::tensor(encoded.input_ids, at::kLong);
+    truncated = encoded.truncated;
+  }
+  if (truncated) ++truncated_;
+  return cache_.emplace(prompt, std::move(made)).first->second;
 }
 
 at::Tensor PromptEncoder::input_ids(const std::vector<std::string>& prompts) {
@@ -38,14 +65,35 @@ at::Tensor PromptEncoder::input_ids(const std::vector<std::string>& prompts) {
   return at::stack(rows);
 }
 
-at::Tensor PromptEncoder::encode_chunks(const at::Tensor& input_ids) const {
-  const at::NoGradGuard no_grad;
-  const at::Device device = base_.text_encoder->parameters().begin()->second.device();
-  std::vector<at::Tensor> chunks;
-  for (const at::Tensor& chunk : input_ids.view({max_chunks_, base_.model_max_length}).unbind()) {
-    chunks.push_back(base_.text_encoder->forward(chunk.unsqueeze(0).to(device)).squeeze(0));
+at::Tensor PromptEncoder::token_weights(const std::vector<std::string>& prompts) {
+  std::vector<at::Tensor> rows;
+  bool plain = true;
+  for (const std::string& prompt : prompts) {
+    const Entry& cached = entry(prompt);
+    plain = plain && !cached.weights.defined();
+    rows.push_back(cached.weights.defined() ? cached.weights : at::ones(cached.input_ids.sizes(), at::kFloat));
   }
-  return chunks.size() == 1 ? chunks.front() : at::cat(chunks);
+  return plain ? at::Tensor() : at::stack(rows);
+}
+
+at::Tensor PromptEncoder::encode_chunks(const Entry& cached) const {
+  const at::NoGradGuard no_grad;
+  const at::Tensor weights = cached.weights.defined() ? cached.weights.unsqueeze(0) : at::Tensor();
+  return encode_ids(cached.input_ids.unsqueeze(0), nullptr, weights).squeeze(0);
+}
+
+at::Tensor PromptEncoder::encode_ids(const at::Tensor& input_ids, model::ModelHooks* hooks,
+                                     const at::Tensor& weights) const {
+  const at::Device device = base_.text_encoder->parameters().begin()->second.device();
+  const std::int64_t length = base_.model_max_length;
+  std::vector<at::Tensor> chunks;
+  for (std::int64_t begin = 0; begin < input_ids.size(1); begin += length) {
+    const at::Tensor ids = input_ids.narrow(1, begin, length).contiguous().to(device);
+    at::Tensor hidden = base_.text_encoder->forward(ids, hooks, options_.clip_skip);
+    if (weights.defined()) hidden = weighted_rows(hidden, weights.narrow(1, begin, length));
+    chunks.push_back(hidden);
+  }
+  return chunks.size() == 1 ? chunks.front() : at::cat(chunks, /*dim=*/1);
 }
 
 void PromptEncoder::make_room(std::size_t bytes) {
@@ -60,7 +108,7 @@ at::Tensor PromptEncoder::encode(const std::vector<std::string>& prompts) {
   for (const std::string& prompt : prompts) {
     Entry& cached = entry(prompt);
     if (!cached.context.defined()) {
-      at::Tensor context = encode_chunks(cached.input_ids);
+      at::Tensor context = encode_chunks(cached);
       make_room(context.nbytes());
       context_bytes_ += context.nbytes();
       cached.context = std::move(context);

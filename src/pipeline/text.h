@@ -11,34 +11,49 @@
 #include <vector>
 
 #include "model/base_model.h"
+#include "model/hooks.h"
 
 namespace ldmtune::pipeline {
 
+struct PromptOptions {
+  std::int64_t max_chunks = 1;  ///< chunks of base.model_max_length tokens; every prompt is padded to all of them
+  bool weights = false;         ///< read (word:1.1), [word] and BREAK as pipeline/prompt_weights.h says
+  std::int64_t clip_skip = 1;   ///< layer -clip_skip of the text encoder is the context
+};
+
 class PromptEncoder {
  public:
-  /// max_chunks chunks of base.model_max_length tokens, every prompt padded to all of them.
-  /// Errors: InputError if max_chunks is not 1 to 64, or the base was loaded without its text encoder.
-  PromptEncoder(const model::BaseModel& base, std::int64_t max_chunks);
+  /// Errors: InputError if max_chunks is not 1 to 64, the text encoder has no layer -clip_skip, or the base was loaded
+  /// without its text encoder.
+  PromptEncoder(const model::BaseModel& base, const PromptOptions& options);
+  PromptEncoder(const model::BaseModel& base, std::int64_t max_chunks)
+      : PromptEncoder(base, PromptOptions{.max_chunks = max_chunks}) {}
 
   /// i64 (B, max_chunks * model_max_length).
   at::Tensor input_ids(const std::vector<std::string>& prompts);
+  /// f32 (B, max_chunks * model_max_length): how strongly each token counts; undefined if all count alike.
+  at::Tensor token_weights(const std::vector<std::string>& prompts);
   /// (B, T, D): chunks encoded separately and concatenated; no gradient; each prompt encoded alone (batch of 1), so
   /// that a context's bits do not depend on its neighbours.
   at::Tensor encode(const std::vector<std::string>& prompts);
+  /// (B, T, D) of input_ids (B, max_chunks * model_max_length) through `hooks` (embeddings, text-encoder adapters), with
+  /// gradient where grad mode is on; nothing is kept. `weights` as token_weights gives them.
+  at::Tensor encode_ids(const at::Tensor& input_ids, model::ModelHooks* hooks, const at::Tensor& weights = {}) const;
   /// Distinct prompts so far that lost tokens to truncation.
   std::size_t truncated() const { return truncated_; }
 
  private:
   struct Entry {
     at::Tensor input_ids;  ///< i64 (L), CPU
+    at::Tensor weights;    ///< f32 (L), CPU; undefined if all are 1
     at::Tensor context;    ///< (T, D) on the text encoder's device; undefined until asked for
   };
   Entry& entry(const std::string& prompt);
-  at::Tensor encode_chunks(const at::Tensor& input_ids) const;
+  at::Tensor encode_chunks(const Entry& entry) const;
   void make_room(std::size_t bytes);
 
   const model::BaseModel& base_;
-  std::int64_t max_chunks_;
+  PromptOptions options_;
   std::size_t truncated_ = 0;
   std::size_t context_bytes_ = 0;
   std::map<std::string, Entry> cache_;

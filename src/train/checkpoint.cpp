@@ -59,9 +59,8 @@ store::TensorMap to_cpu(store::TensorMap tensors) {
 }
 
 void write_optimizer_slice(const fs::path& folder, const Trial& trial, const comm::Communicator& comm) {
-  optim::AdamW& optimizer = *trial.optimizer;
-  store::write_safetensors(folder / slice_file_name(comm.rank(), comm.size()),
-                           to_cpu({{"moment1", optimizer.moment1()}, {"moment2", optimizer.moment2()}}),
+  const optim::Optimizer& optimizer = *trial.optimizer;
+  store::write_safetensors(folder / slice_file_name(comm.rank(), comm.size()), to_cpu(optimizer.state()),
                            {{"begin", std::to_string(optimizer.begin())}, {"end", std::to_string(optimizer.end())}});
 }
 
@@ -120,15 +119,14 @@ json read_state_file(const fs::path& checkpoint) {
   return state;
 }
 
-void copy_overlap(const store::SafetensorsFile& file, std::int64_t begin, std::int64_t end, optim::AdamW& optimizer) {
+void copy_overlap(const store::SafetensorsFile& file, std::int64_t begin, std::int64_t end,
+                  const optim::Optimizer& optimizer) {
   const std::int64_t from = std::max(begin, optimizer.begin()), to = std::min(end, optimizer.end());
   if (from >= to) return;
-  const auto copy = [&](const char* name, at::Tensor& moment) {
-    moment.slice(0, from - optimizer.begin(), to - optimizer.begin())
+  for (auto& [name, state] : optimizer.state()) {
+    state.slice(0, from - optimizer.begin(), to - optimizer.begin())
         .copy_(file.tensors.at(name).slice(0, from - begin, to - begin));
-  };
-  copy("moment1", optimizer.moment1());
-  copy("moment2", optimizer.moment2());
+  }
 }
 
 /// Options that may change between a checkpoint and its resume without making another run of it.
@@ -235,6 +233,7 @@ void load_checkpoint(const fs::path& checkpoint, Trial& trial) {
   }
   const store::SafetensorsFile parameters = store::read_safetensors(checkpoint / "parameters.safetensors");
   for (auto& [name, view] : trial.arena->parameter_views()) view.copy_(parameters.tensors.at(name));
+  trial.step = state.at("step");
   const int ranks = state.at("ranks");
   for (int rank = 0; rank < ranks; ++rank) {
     const store::SafetensorsFile slice = store::read_safetensors(checkpoint / slice_file_name(rank, ranks));

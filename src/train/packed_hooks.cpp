@@ -27,6 +27,10 @@ model::KeyValueContext PackedHooks::attention_context(const at::Tensor& context,
     keys.push_back(std::move(part.key));
     values.push_back(std::move(part.value));
   }
+  if (!is_full()) {
+    keys.push_back(context.slice(0, trials_.back().end, rows_));
+    values.push_back(keys.back());
+  }
   return {at::cat(keys), at::cat(values)};
 }
 
@@ -36,12 +40,13 @@ at::Tensor PackedHooks::linear(const at::Tensor& input, const at::Tensor& output
     outputs.push_back(
         trial.hooks->linear(input.slice(0, trial.begin, trial.end), output.slice(0, trial.begin, trial.end), name));
   }
+  if (!is_full()) outputs.push_back(output.slice(0, trials_.back().end, rows_));
   return at::cat(outputs);
 }
 
-std::unique_ptr<model::ModelHooks> pack_hooks(std::vector<TrialRows> trials) {
-  if (trials.size() == 1) return std::move(trials.front().hooks);
-  return std::make_unique<PackedHooks>(std::move(trials));
+std::unique_ptr<model::ModelHooks> pack_hooks(std::vector<TrialRows> trials, std::int64_t rows) {
+  if (trials.size() == 1 && trials.front().end == rows) return std::move(trials.front().hooks);
+  return std::make_unique<PackedHooks>(std::move(trials), rows);
 }
 
 }  // namespace ldmtune::train

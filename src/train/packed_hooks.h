@@ -17,7 +17,8 @@ struct TrialRows {
 
 class PackedHooks final : public model::ModelHooks {
  public:
-  explicit PackedHooks(std::vector<TrialRows> trials) : trials_(std::move(trials)) {}
+  /// Rows of a batch of `rows` that belong to no trial see the untouched base.
+  PackedHooks(std::vector<TrialRows> trials, std::int64_t rows) : trials_(std::move(trials)), rows_(rows) {}
 
   void begin_forward() override;
   model::KeyValueContext attention_context(const at::Tensor& context, const model::AttentionSite& site) override;
@@ -28,12 +29,15 @@ class PackedHooks final : public model::ModelHooks {
   /// layers.
   at::Tensor rows_of(const at::Tensor& context, std::size_t trial, bool is_cross);
 
+  bool is_full() const { return trials_.back().end == rows_; }
+
   std::vector<TrialRows> trials_;
+  std::int64_t rows_;
   const void* text_context_ = nullptr;
   std::vector<at::Tensor> text_rows_;
 };
 
-/// The hooks of one trial alone, or PackedHooks over several.
-std::unique_ptr<model::ModelHooks> pack_hooks(std::vector<TrialRows> trials);
+/// The hooks of one trial that fills the batch of `rows`, or PackedHooks.
+std::unique_ptr<model::ModelHooks> pack_hooks(std::vector<TrialRows> trials, std::int64_t rows);
 
 }  // namespace ldmtune::train

@@ -29,6 +29,7 @@ std::vector<at::Tensor> Preview::draw(const Trial* trial) const {
     request.num_inference_steps = config_.num_inference_steps;
     request.guidance_scale = config_.guidance_scale;
     request.sampler = config_.sampler;
+    request.hooks_in_text_encoder = trial && trial->adapter->trains_text_encoder();
     if (trial) requests[i].hooks = [trial](std::int64_t) { return trial->adapter->hooks(*trial->arena, {}); };
   }
   std::vector<at::Tensor> images;

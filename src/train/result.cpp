@@ -36,20 +36,20 @@ std::string device_name(const at::Device& device) {
 
 }  // namespace
 
-void write_run_description(const std::filesystem::path& run_folder, const Setup& setup,
+void write_run_description(const std::filesystem::path& run_folder, const TrialSetup& setup,
                            const comm::Communicator& comm) {
   json run = describe_program();
   run["base"] = setup.config.base.string();
-  run["base_sha256"] = setup.base.sha256;
-  run["vae_sha256"] = setup.base.vae_sha256;
+  run["base_sha256"] = setup.shared.base.sha256;
+  run["vae_sha256"] = setup.shared.base.vae_sha256;
   run["dataset"] = setup.config.data.string();
-  run["dataset_sha256"] = setup.dataset.sha256();
-  run["adjacent_sha256"] = setup.adjacent ? json(setup.adjacent->sha256()) : json(nullptr);
+  run["dataset_sha256"] = setup.shared.dataset.sha256();
+  run["adjacent_sha256"] = setup.shared.adjacent ? json(setup.shared.adjacent->sha256()) : json(nullptr);
   run["ranks"] = comm.size();
   run["ranks_on_this_host"] = comm.local_size();
-  run["device"] = device_name(setup.device);
+  run["device"] = device_name(setup.shared.device);
   run["threads_per_rank"] = at::get_num_threads();
-  run["validation_timesteps"] = setup.validator.timesteps();
+  run["validation_timesteps"] = setup.shared.validator.timesteps();
   store::write_json(run_folder / "run.json", run);
 }
 
@@ -62,7 +62,7 @@ std::vector<std::string> validation_row(std::int64_t step, const Losses& losses)
   return row;
 }
 
-void write_result(const Setup& setup, const Trial& trial, const CheckpointState& state, const Losses& base,
+void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointState& state, const Losses& base,
                   const Losses& last, double seconds, double samples_per_s, int ranks) {
   const std::filesystem::path checkpoint =
       checkpoint_folder(setup.config.output, setup.max_train_steps).lexically_relative(setup.config.output);

@@ -13,13 +13,14 @@
 namespace ldmtune::train {
 
 /// run.json: versions, git commit, hashes of base and datasets, ranks, device.
-void write_run_description(const std::filesystem::path& run_folder, const Setup& setup, const comm::Communicator& comm);
+void write_run_description(const std::filesystem::path& run_folder, const TrialSetup& setup,
+                           const comm::Communicator& comm);
 
 /// step, concept_train, concept_heldout, adjacent, heldout quartiles; empty where a set is empty.
 std::vector<std::string> validation_row(std::int64_t step, const std::map<std::string, ValidationLoss>& losses);
 
 /// result.json of a finished run; its presence with status "done" says that the run is finished.
-void write_result(const Setup& setup, const Trial& trial, const CheckpointState& state,
+void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointState& state,
                   const std::map<std::string, ValidationLoss>& base, const std::map<std::string, ValidationLoss>& last,
                   double seconds, double samples_per_s, int ranks);
 

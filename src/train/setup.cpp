@@ -35,15 +35,16 @@ void check_numbers(const TrainConfig& config) {
   require(o.adam_weight_decay >= 0, "optim.adam_weight_decay", "0 or above", format_number(o.adam_weight_decay));
 }
 
-/// Options whose errors need no model: found first, in milliseconds.
-TrainConfig checked(const TrainConfig& config, const comm::Communicator& comm) {
+}  // namespace
+
+TrainConfig checked_config(const TrainConfig& config, int ranks) {
   if (config.method != "hypernetwork") fail_input("option method: expected hypernetwork, found '", config.method, "'");
   for (const auto& [option, path] :
        {std::pair{"base", config.base}, {"data", config.data}, {"output", config.output}}) {
     if (path.empty()) fail_input("option ", option, ": not given; see ldmtune train --help");
   }
   check_numbers(config);
-  data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, comm.size());
+  data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, ranks);
   const std::string& precision = config.train.mixed_precision;
   require(precision == "no" || precision == "bf16", "train.mixed_precision", "no or bf16", precision);
   const std::string& device = config.train.device;
@@ -61,6 +62,8 @@ TrainConfig checked(const TrainConfig& config, const comm::Communicator& comm) {
   if (value.at(0) > 0) result.train.max_grad_norm = "0";
   return result;
 }
+
+namespace {
 
 model::BaseModel load_base(const TrainConfig& config, at::Device device) {
   model::BaseModelOptions options;
@@ -127,35 +130,51 @@ std::vector<std::size_t> training_images_to_measure(const data::LatentDataset& d
 
 }  // namespace
 
-Setup::Setup(const TrainConfig& given, comm::Communicator& comm)
-    : config(checked(given, comm)),
+SharedSetup::SharedSetup(const TrainConfig& given, comm::Communicator& comm)
+    : config(checked_config(given, comm.size())),
       device(pipeline::choose_device(config.train.device, comm)),
       base(load_base(config, device)),
       schedule(base.scheduler_config),
       dataset(config.data),
       adjacent(open_adjacent(config, base)),
       prompts(base, config.caption.max_chunks),
-      source(dataset, training_samples(dataset, config), schedule, prompts, config, device),
-      max_train_steps(updates_of(config, source.samples())),
       validator(base, schedule, prompts, config, comm, device) {
   check_autoencoder(dataset, base);
+}
+
+const ValidationLoss& SharedSetup::base_loss(const ValidationSet& set) {
+  const std::pair key{set.kind, set.samples};
+  const auto known = base_losses_.find(key);
+  if (known != base_losses_.end()) return known->second;
+  return base_losses_.emplace(key, validator.evaluate(set, nullptr)).first->second;
+}
+
+TrialSetup::TrialSetup(const TrainConfig& given, SharedSetup& shared_setup, int ranks)
+    : config(checked_config(given, ranks)),
+      shared(shared_setup),
+      source(shared.dataset, training_samples(shared.dataset, config), shared.schedule, shared.prompts, config,
+             shared.device),
+      max_train_steps(updates_of(config, source.samples())) {
   collect_validation_sets();
 }
 
-void Setup::collect_validation_sets() {
+void TrialSetup::collect_validation_sets() {
   const std::int64_t limit = config.validation.max_images;
   const auto add = [&](const char* kind, const data::LatentDataset& from, std::vector<std::size_t> samples,
                        bool uses_templates) {
     if (!samples.empty()) validation_sets.push_back({kind, &from, std::move(samples), uses_templates});
   };
+  const data::LatentDataset& dataset = shared.dataset;
   const auto heldout = validation_samples(dataset, store::Split::validation, limit);
   add("heldout", dataset, heldout, true);
   add("train", dataset, training_images_to_measure(dataset, config, std::max<std::size_t>(1, heldout.size())), true);
-  if (adjacent) add("adjacent", *adjacent, validation_samples(*adjacent, store::Split::validation, limit), false);
+  if (shared.adjacent) {
+    add("adjacent", *shared.adjacent, validation_samples(*shared.adjacent, store::Split::validation, limit), false);
+  }
   test_set = {"test", &dataset, validation_samples(dataset, store::Split::test, limit), true};
 }
 
-std::vector<std::string> Setup::preview_prompts() const {
+std::vector<std::string> TrialSetup::preview_prompts() const {
   if (!config.sample.prompts.empty()) return config.sample.prompts;
   const data::CaptionTemplates templates(config.caption.template_text, config.caption.name);
   std::vector<std::string> texts;
@@ -163,13 +182,13 @@ std::vector<std::string> Setup::preview_prompts() const {
     if (set.kind != "heldout") continue;
     for (const std::size_t sample : set.samples) {
       if (static_cast<std::int64_t>(texts.size()) < config.sample.heldout_prompts)
-        texts.push_back(templates.plain(dataset.caption(sample)));
+        texts.push_back(templates.plain(shared.dataset.caption(sample)));
     }
   }
   return texts;
 }
 
-std::map<std::string, std::string> Setup::options() const {
+std::map<std::string, std::string> TrialSetup::options() const {
   TrainConfig copy = config;
   OptionTable table;
   declare(table, copy);
@@ -178,11 +197,41 @@ std::map<std::string, std::string> Setup::options() const {
   return texts;
 }
 
-std::string Setup::echo() const {
+std::string TrialSetup::echo() const {
   TrainConfig copy = config;
   OptionTable table;
   declare(table, copy);
   return table.echo(/*comments=*/true);
+}
+
+std::string pack_key(const TrainConfig& config) {
+  // What a trial decides for its own rows of a batch, its own arena and its own folder.
+  static const std::set<std::string> own{"output",
+                                         "train.seed",
+                                         "train.max_train_steps",
+                                         "train.num_train_epochs",
+                                         "train.max_grad_norm",
+                                         "train.max_grad_value",
+                                         "train.checkpointing_steps",
+                                         "train.checkpoints_total_limit",
+                                         "train.resume_from_checkpoint",
+                                         "train.log_steps",
+                                         "data.seed",
+                                         "data.subset",
+                                         "data.subset_seed",
+                                         "data.latent_sampling",
+                                         "caption.dropout",
+                                         "validation.steps"};
+  TrainConfig copy = config;
+  OptionTable table;
+  declare(table, copy);
+  std::string key;
+  for (const std::string& name : table.names()) {
+    const bool of_trial = own.count(name) > 0 || name.rfind("hypernetwork.", 0) == 0 || name.rfind("optim.", 0) == 0 ||
+                          name.rfind("sample.", 0) == 0;
+    if (!of_trial) key += name + " = " + table.text_of(name) + "\n";
+  }
+  return key;
 }
 
 }  // namespace ldmtune::train

@@ -1,10 +1,12 @@
 #pragma once
-// Everything a run is made of, loaded and checked before anything is written.
+// Everything runs are made of, loaded and checked before anything is written: what the trials of a process share (the
+// base, the datasets), and what each has of its own.
 
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -18,12 +20,13 @@
 
 namespace ldmtune::train {
 
-class Setup {
+/// Base, datasets and validator of all trials of a process.
+class SharedSetup {
  public:
-  /// Errors: InputError for anything wrong with options, base or datasets.
-  Setup(const TrainConfig& config, comm::Communicator& comm);
-  Setup(const Setup&) = delete;
-  Setup& operator=(const Setup&) = delete;
+  /// From the configuration of any of the trials. Errors: InputError for anything wrong with options, base or datasets.
+  SharedSetup(const TrainConfig& config, comm::Communicator& comm);
+  SharedSetup(const SharedSetup&) = delete;
+  SharedSetup& operator=(const SharedSetup&) = delete;
 
   const TrainConfig config;
   const at::Device device;
@@ -32,9 +35,33 @@ class Setup {
   const data::LatentDataset dataset;
   const std::unique_ptr<data::LatentDataset> adjacent;
   pipeline::PromptEncoder prompts;
+  const Validator validator;
+
+  /// Loss of the untouched base (a collective when it is measured, the first time for these images).
+  const ValidationLoss& base_loss(const ValidationSet& set);
+
+ private:
+  std::map<std::pair<std::string, std::vector<std::size_t>>, ValidationLoss> base_losses_;
+};
+
+/// Options whose errors need no model, checked and completed (found first, in milliseconds). Errors: InputError.
+TrainConfig checked_config(const TrainConfig& config, int ranks);
+
+/// Text that is equal for trials that may share a process and a forward: all options but those of the trial alone.
+std::string pack_key(const TrainConfig& config);
+
+/// One trial's options and what follows from them.
+class TrialSetup {
+ public:
+  /// Errors: InputError naming the option.
+  TrialSetup(const TrainConfig& config, SharedSetup& shared, int ranks);
+  TrialSetup(const TrialSetup&) = delete;
+  TrialSetup& operator=(const TrialSetup&) = delete;
+
+  const TrainConfig config;
+  SharedSetup& shared;
   const BatchSource source;
   const std::int64_t max_train_steps;
-  const Validator validator;
   /// "heldout", "train" and, where there is one, "adjacent": measured while training.
   std::vector<ValidationSet> validation_sets;
   /// The test split: measured once, for the analysis.
@@ -44,6 +71,7 @@ class Setup {
   std::vector<std::string> preview_prompts() const;
   /// Every option as text.
   std::map<std::string, std::string> options() const;
+  /// As a config file.
   std::string echo() const;
 
  private:

@@ -22,20 +22,19 @@ at::Tensor rows_of_all(const std::vector<MicroBatch>& batches, Member member) {
   return at::cat(parts);
 }
 
-std::unique_ptr<model::ModelHooks> training_hooks(const std::vector<Trial>& trials,
-                                                  const std::vector<MicroBatch>& batches) {
+std::vector<TrialRows> training_hooks(const std::vector<Trial*>& trials, const std::vector<MicroBatch>& batches) {
   std::vector<TrialRows> rows;
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < trials.size(); ++i) {
     const std::int64_t end = begin + batches[i].latents.size(0);
     adapt::ForwardContext context;
     context.training = true;
-    context.seed = trials[i].seed;
+    context.seed = trials[i]->seed;
     context.draws = batches[i].draws;
-    rows.push_back({begin, end, trials[i].adapter->hooks(*trials[i].arena, std::move(context))});
+    rows.push_back({begin, end, trials[i]->adapter->hooks(*trials[i]->arena, std::move(context))});
     begin = end;
   }
-  return pack_hooks(std::move(rows));
+  return rows;
 }
 
 }  // namespace
@@ -46,16 +45,17 @@ at::Tensor gather_slices(comm::Communicator& comm, const at::Tensor& flat) {
   return whole;
 }
 
-Step::Step(const model::BaseModel& base, const BatchSource& source, std::int64_t global_batch_size,
-           std::int64_t micro_batch_size, comm::Communicator& comm)
+Step::Step(const model::BaseModel& base, const pipeline::PromptEncoder& prompts, std::int64_t global_batch_size,
+           std::int64_t micro_batch_size, comm::Communicator& comm, std::size_t pack_width)
     : base_(base),
-      source_(source),
+      prompts_(prompts),
       global_batch_size_(global_batch_size),
       micro_batch_size_(micro_batch_size),
       leaves_(data::checked_leaves(global_batch_size, micro_batch_size, comm.size())),
-      comm_(comm) {}
+      comm_(comm),
+      full_rows_(static_cast<std::int64_t>(pack_width) * micro_batch_size) {}
 
-std::vector<TrialStep> Step::run(std::vector<Trial>& trials, std::int64_t step, StepObserver* observer) {
+std::vector<TrialStep> Step::run(const std::vector<Trial*>& trials, StepObserver* observer) {
   std::vector<comm::LeafAccumulator<at::Tensor>> sums;
   for (std::size_t i = 0; i < trials.size(); ++i) {
     sums.emplace_back([this](at::Tensor& a, const at::Tensor& b) {
@@ -66,7 +66,7 @@ std::vector<TrialStep> Step::run(std::vector<Trial>& trials, std::int64_t step, 
   std::vector<double> losses;
   const data::LeafRange mine = data::leaves_of_rank(leaves_, comm_.rank(), comm_.size());
   for (std::int64_t leaf = mine.begin; leaf < mine.end; ++leaf) {
-    LeafResult result = run_leaf(trials, step, leaf, observer);
+    LeafResult result = run_leaf(trials, leaf, observer);
     losses.insert(losses.end(), result.losses.begin(), result.losses.end());
     for (std::size_t i = 0; i < trials.size(); ++i) sums[i].push(std::move(result.gradients[i]));
   }
@@ -76,23 +76,22 @@ std::vector<TrialStep> Step::run(std::vector<Trial>& trials, std::int64_t step, 
   for (std::size_t i = 0; i < trials.size(); ++i) {
     at::Tensor gradient = sums[i].finish();
     reduce_scatter(comm_, gradient);
-    trials[i].arena->use_gradients(gradient);
+    trials[i]->arena->use_gradients(gradient);
     if (observer) observer->on_gradient(i, [&] { return gather_slices(comm_, gradient); });
-    steps.push_back(update(trials[i], step, reduced[i]));
+    steps.push_back(update(*trials[i], reduced[i]));
     free_buffers_.push_back(gradient);
   }
   return steps;
 }
 
-Step::LeafResult Step::run_leaf(std::vector<Trial>& trials, std::int64_t step, std::int64_t leaf,
-                                StepObserver* observer) {
-  const auto micro_batch = static_cast<std::uint64_t>((step - 1) * leaves_ + leaf);
+Step::LeafResult Step::run_leaf(const std::vector<Trial*>& trials, std::int64_t leaf, StepObserver* observer) {
   LeafResult result;
   std::vector<MicroBatch> batches;
-  for (Trial& trial : trials) {
-    batches.push_back(source_.make(trial.stream->micro_batch(micro_batch), trial.seed));
-    result.gradients.push_back(take_buffer(trial));
-    trial.arena->use_gradients(result.gradients.back());
+  for (Trial* trial : trials) {
+    const auto micro_batch = static_cast<std::uint64_t>(trial->step * leaves_ + leaf);
+    batches.push_back(trial->source->make(trial->stream->micro_batch(micro_batch), trial->seed));
+    result.gradients.push_back(take_buffer(*trial));
+    trial->arena->use_gradients(result.gradients.back());
   }
 
   const at::Tensor prediction = predict(trials, batches);  // (sum of b, C, h, w)
@@ -114,13 +113,28 @@ Step::LeafResult Step::run_leaf(std::vector<Trial>& trials, std::int64_t step, s
   return result;
 }
 
-at::Tensor Step::predict(const std::vector<Trial>& trials, const std::vector<MicroBatch>& batches) const {
-  const auto hooks = training_hooks(trials, batches);
+template <class Member>
+at::Tensor Step::full_width(const std::vector<MicroBatch>& batches, Member member) const {
+  const at::Tensor rows = rows_of_all(batches, member);
+  const std::int64_t missing = full_rows_ - rows.size(0);
+  if (missing == 0) return rows;
+  std::vector<std::int64_t> shape = rows.sizes().vec();
+  shape[0] = missing;
+  return at::cat({rows, rows.detach().slice(0, 0, 1).expand(shape)});
+}
+
+at::Tensor Step::predict(const std::vector<Trial*>& trials, std::vector<MicroBatch>& batches) const {
+  std::vector<TrialRows> rows = training_hooks(trials, batches);
+  for (std::size_t i = 0; i < trials.size(); ++i) {
+    if (!trials[i]->adapter->trains_text_encoder()) continue;
+    batches[i].context = prompts_.encode_ids(batches[i].input_ids, rows[i].hooks.get()).to(at::kFloat);
+  }
+  const auto hooks = pack_hooks(std::move(rows), full_rows_);
   const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();
-  return base_.unet
-      ->forward(rows_of_all(batches, &MicroBatch::noisy).to(dtype), rows_of_all(batches, &MicroBatch::timestep),
-                rows_of_all(batches, &MicroBatch::context).to(dtype), hooks.get())
-      .to(at::kFloat);
+  const at::Tensor prediction =
+      base_.unet->forward(full_width(batches, &MicroBatch::noisy).to(dtype), full_width(batches, &MicroBatch::timestep),
+                          full_width(batches, &MicroBatch::context).to(dtype), hooks.get());
+  return prediction.slice(0, 0, static_cast<std::int64_t>(trials.size()) * micro_batch_size_).to(at::kFloat);
 }
 
 std::vector<double> Step::reduce_losses(const std::vector<double>& local, std::size_t trials) const {
@@ -141,22 +155,23 @@ double Step::gradient_norm(const Trial& trial) const {
   return std::sqrt(comm::canonical_sum(all_gather_by_slice(comm_, mine)));
 }
 
-TrialStep Step::update(Trial& trial, std::int64_t step, double loss) {
+TrialStep Step::update(Trial& trial, double loss) {
   TrialStep result;
   result.loss = loss;
   result.grad_norm = gradient_norm(trial);
-  result.learning_rate = trial.learning_rate->at(step - 1);
+  for (const auto& [group, schedule] : trial.learning_rates) result.learning_rates[group] = schedule.at(trial.step);
   result.finite = std::isfinite(loss) && std::isfinite(result.grad_norm);
   if (!result.finite) return result;
 
   const at::NoGradGuard no_grad;
   at::Tensor mine = trial.arena->gradients().slice(0, trial.optimizer->begin(), trial.optimizer->end());
-  const double max_value = trial.max_grad_value->at(step - 1);
+  const double max_value = trial.max_grad_value->at(trial.step);
   if (max_value > 0) mine.clamp_(-max_value, max_value);
-  result.clip_coefficient = optim::clip_coefficient(result.grad_norm, trial.max_grad_norm->at(step - 1));
+  result.clip_coefficient = optim::clip_coefficient(result.grad_norm, trial.max_grad_norm->at(trial.step));
   if (result.clip_coefficient < 1) mine.mul_(result.clip_coefficient);
 
-  trial.optimizer->step(*trial.arena, {{"hypernetwork", result.learning_rate}}, step);
+  ++trial.step;
+  trial.optimizer->step(*trial.arena, result.learning_rates, trial.step);
   at::Tensor parameters = trial.arena->parameters();
   all_gather(comm_, parameters);
   return result;

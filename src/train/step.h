@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -18,8 +20,8 @@ struct TrialStep {
   double loss = 0;       ///< sum(weight_i * loss_i) / global_batch_size
   double grad_norm = 0;  ///< before clipping
   double clip_coefficient = 1;
-  double learning_rate = 0;
-  bool finite = true;  ///< false: loss or gradient is not finite and nothing was updated
+  std::map<std::string, double> learning_rates;  ///< by parameter group
+  bool finite = true;                            ///< false: loss or gradient is not finite and nothing was updated
 };
 
 /// What an observer (the audit trace) sees of one leaf, on the rank that computed it.
@@ -42,12 +44,14 @@ class StepObserver {
 
 class Step {
  public:
-  Step(const model::BaseModel& base, const BatchSource& source, std::int64_t global_batch_size,
-       std::int64_t micro_batch_size, comm::Communicator& comm);
+  /// `pack_width` trials at most go through the model together, in batches of pack_width * micro_batch_size rows: where
+  /// fewer are left, rows are filled up, since the width of a batch decides the bits of its rows.
+  Step(const model::BaseModel& base, const pipeline::PromptEncoder& prompts, std::int64_t global_batch_size,
+       std::int64_t micro_batch_size, comm::Communicator& comm, std::size_t pack_width = 1);
 
-  /// Update number `step` = 1, 2, 3 ... of all trials. Trials have equal micro-batch sizes; their leaves go through the
-  /// model together. A trial whose loss or gradient is not finite keeps its parameters and moments.
-  std::vector<TrialStep> run(std::vector<Trial>& trials, std::int64_t step, StepObserver* observer = nullptr);
+  /// The next update of each trial (1 to pack_width of them, each at a step of its own); counts Trial::step up. A trial
+  /// whose loss or gradient is not finite keeps its parameters, its optimizer's state and its step.
+  std::vector<TrialStep> run(const std::vector<Trial*>& trials, StepObserver* observer = nullptr);
 
  private:
   /// Forward and backward of one leaf: fresh gradients (one flat buffer a trial) and losses (one a trial).
@@ -55,19 +59,23 @@ class Step {
     std::vector<at::Tensor> gradients;
     std::vector<double> losses;
   };
-  LeafResult run_leaf(std::vector<Trial>& trials, std::int64_t step, std::int64_t leaf, StepObserver* observer);
-  /// Predictions of all trials' rows in one forward, f32.
-  at::Tensor predict(const std::vector<Trial>& trials, const std::vector<MicroBatch>& batches) const;
+  LeafResult run_leaf(const std::vector<Trial*>& trials, std::int64_t leaf, StepObserver* observer);
+  /// Predictions of all trials' rows in one forward, f32; fills MicroBatch::context where a trial trains it.
+  at::Tensor predict(const std::vector<Trial*>& trials, std::vector<MicroBatch>& batches) const;
+  /// The rows of all batches one below the other, filled up to the pack's width with the first row.
+  template <class Member>
+  at::Tensor full_width(const std::vector<MicroBatch>& batches, Member member) const;
   /// Each trial's loss: the leaves' losses of all ranks summed along the canonical tree.
   std::vector<double> reduce_losses(const std::vector<double>& local, std::size_t trials) const;
-  TrialStep update(Trial& trial, std::int64_t step, double loss);
+  TrialStep update(Trial& trial, double loss);
   double gradient_norm(const Trial& trial) const;
   at::Tensor take_buffer(const Trial& trial);
 
   const model::BaseModel& base_;
-  const BatchSource& source_;
+  const pipeline::PromptEncoder& prompts_;
   std::int64_t global_batch_size_, micro_batch_size_, leaves_;
   comm::Communicator& comm_;
+  std::int64_t full_rows_;
   std::vector<at::Tensor> free_buffers_;
 };
 

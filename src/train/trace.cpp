@@ -26,8 +26,9 @@ Trace::Trace(const std::filesystem::path& file, const Trial& trial, std::int64_t
   write_arena("/step_000000/parameter/", trial, trial.arena->parameters());
   if (writer_) writer_->attribute("/step_000000", "step", first_step);
   if (first_step > 0) {
-    write_arena("/step_000000/moment1/", trial, gather_moment(comm_, trial, trial.optimizer->moment1()));
-    write_arena("/step_000000/moment2/", trial, gather_moment(comm_, trial, trial.optimizer->moment2()));
+    for (const auto& [name, slice] : trial.optimizer->state()) {
+      write_arena("/step_000000/" + name + "/", trial, gather_moment(comm_, trial, slice));
+    }
   }
 }
 
@@ -63,7 +64,9 @@ void Trace::on_step_end(std::int64_t step, const Trial& trial, const TrialStep& 
   writer_->attribute(path, "loss", result.loss);
   writer_->attribute(path, "grad_norm", result.grad_norm);
   writer_->attribute(path, "clip_coefficient", result.clip_coefficient);
-  writer_->attribute(path, "learning_rate", std::vector<double>{result.learning_rate});
+  std::vector<double> rates;
+  for (const auto& [name, rate] : result.learning_rates) rates.push_back(rate);
+  writer_->attribute(path, "learning_rate", rates);
   writer_->flush();
 }
 

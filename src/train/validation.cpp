@@ -76,7 +76,7 @@ Validator::Validator(const model::BaseModel& base, const diffusion::NoiseSchedul
   if (batch_size_ < 1) fail_input("option validation.batch_size: expected 1 or more, found ", batch_size_);
 }
 
-ValidationLoss Validator::evaluate(const ValidationSet& set, const HooksFactory& hooks) const {
+ValidationLoss Validator::evaluate(const ValidationSet& set, const HooksFactory& hooks, bool in_text_encoder) const {
   // Batches never mix buckets; within a bucket rows stand image by image, and the last batch is padded to the fixed
   // width.
   std::map<store::BucketSize, std::vector<Row>> by_bucket;
@@ -95,7 +95,7 @@ ValidationLoss Validator::evaluate(const ValidationSet& set, const HooksFactory&
   }
   const auto ranks = static_cast<std::size_t>(comm_.size());
   for (std::size_t b = static_cast<std::size_t>(comm_.rank()); b < batches.size(); b += ranks) {
-    const std::vector<double> losses = evaluate_batch(set, batches[b], hooks);
+    const std::vector<double> losses = evaluate_batch(set, batches[b], hooks, in_text_encoder);
     mine.insert(mine.end(), losses.begin(), losses.end());
   }
   std::vector<std::vector<double>> by_rank;
@@ -111,7 +111,7 @@ ValidationLoss Validator::evaluate(const ValidationSet& set, const HooksFactory&
 }
 
 std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const std::vector<Row>& rows,
-                                              const HooksFactory& hooks) const {
+                                              const HooksFactory& hooks, bool in_text_encoder) const {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> latents, noise;
   std::vector<std::int64_t> timesteps;
@@ -131,9 +131,11 @@ std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const st
                    timestep = at::tensor(timesteps, at::kLong);
   const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();
   const auto forward_hooks = hooks ? hooks() : nullptr;
+  const at::Tensor context = in_text_encoder ? prompts_.encode_ids(prompts_.input_ids(captions), forward_hooks.get())
+                                             : prompts_.encode(captions);
   const at::Tensor prediction =
       base_.unet->forward(schedule_.add_noise(clean, noise_BCHW, timestep).to(device_, dtype), timestep.to(device_),
-                          prompts_.encode(captions).to(device_, dtype), forward_hooks.get());
+                          context.to(device_, dtype), forward_hooks.get());
   const at::Tensor loss =
       diffusion::per_sample_mse(prediction.to(at::kFloat), schedule_.target(clean, noise_BCHW, timestep).to(device_))
           .to(at::kCPU, at::kDouble);

@@ -42,9 +42,10 @@ class Validator {
   Validator(const model::BaseModel& base, const diffusion::NoiseSchedule& schedule, pipeline::PromptEncoder& prompts,
             const TrainConfig& config, comm::Communicator& comm, at::Device device);
 
-  /// A collective: ranks share the batches. `hooks` makes hooks for one forward; none: the untouched base.
+  /// A collective: ranks share the batches. `hooks` makes hooks for one forward (none: the untouched base), which with
+  /// `in_text_encoder` change what prompts mean too.
   using HooksFactory = std::function<std::unique_ptr<model::ModelHooks>()>;
-  ValidationLoss evaluate(const ValidationSet& set, const HooksFactory& hooks) const;
+  ValidationLoss evaluate(const ValidationSet& set, const HooksFactory& hooks, bool in_text_encoder = false) const;
 
   /// floor((j + 1/2) T / n) for j = 0 .. n-1.
   const std::vector<std::int64_t>& timesteps() const { return timesteps_; }
@@ -55,8 +56,8 @@ class Validator {
     std::size_t sample;
     std::size_t timestep_index;
   };
-  std::vector<double> evaluate_batch(const ValidationSet& set, const std::vector<Row>& rows,
-                                     const HooksFactory& hooks) const;
+  std::vector<double> evaluate_batch(const ValidationSet& set, const std::vector<Row>& rows, const HooksFactory& hooks,
+                                     bool in_text_encoder) const;
 
   const model::BaseModel& base_;
   const diffusion::NoiseSchedule& schedule_;

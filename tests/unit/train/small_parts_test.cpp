@@ -65,13 +65,13 @@ TEST(PackedHooks, EachTrialSeesItsOwnRowsOnly) {
   std::vector<TrialRows> trials;
   trials.push_back({0, 2, std::move(one)});
   trials.push_back({2, 3, std::move(ten)});
-  const auto packed = pack_hooks(std::move(trials));
+  const auto packed = pack_hooks(std::move(trials), 4);
   packed->begin_forward();
-  const at::Tensor context = at::arange(3, at::kFloat).reshape({3, 1, 1});
+  const at::Tensor context = at::arange(4, at::kFloat).reshape({4, 1, 1});  // the last row is nobody's
   for (int layer = 0; layer < 3; ++layer) {
     const auto kv = packed->attention_context(context, {"attn2", layer, true});
-    EXPECT_TRUE(at::equal(kv.key.flatten(), at::tensor({1.0, 2.0, 12.0}, at::kFloat)));
-    EXPECT_TRUE(at::equal(kv.value.flatten(), at::tensor({2.0, 3.0, 22.0}, at::kFloat)));
+    EXPECT_TRUE(at::equal(kv.key.flatten(), at::tensor({1.0, 2.0, 12.0, 3.0}, at::kFloat)));
+    EXPECT_TRUE(at::equal(kv.value.flatten(), at::tensor({2.0, 3.0, 22.0, 3.0}, at::kFloat)));
   }
   EXPECT_EQ(watched->contexts(), 1u) << "the text context must be one tensor for all layers of a forward";
 }
@@ -81,7 +81,7 @@ TEST(PackedHooks, OneTrialKeepsItsOwnHooks) {
   const model::ModelHooks* raw = hooks.get();
   std::vector<TrialRows> trials;
   trials.push_back({0, 2, std::move(hooks)});
-  EXPECT_EQ(pack_hooks(std::move(trials)).get(), raw);
+  EXPECT_EQ(pack_hooks(std::move(trials), 2).get(), raw);
 }
 
 }  // namespace

@@ -9,10 +9,14 @@ namespace {
 
 class StepTest : public TrainingTest {
  protected:
-  std::vector<std::vector<TrialStep>> train(std::vector<Trial>& trials, int steps) {
-    Step step(*base, *source, config.train.global_batch_size, config.train.micro_batch_size, *comm);
+  /// `width` 0: as many as there are trials.
+  std::vector<std::vector<TrialStep>> train(std::vector<Trial>& trials, int steps, std::size_t width = 0) {
+    Step step(*base, *prompts, config.train.global_batch_size, config.train.micro_batch_size, *comm,
+              width > 0 ? width : trials.size());
+    std::vector<Trial*> members;
+    for (Trial& member : trials) members.push_back(&member);
     std::vector<std::vector<TrialStep>> results;
-    for (int i = 1; i <= steps; ++i) results.push_back(step.run(trials, i));
+    for (int i = 1; i <= steps; ++i) results.push_back(step.run(members));
     return results;
   }
   static double relative_difference(const at::Tensor& a, const at::Tensor& b) {
@@ -87,6 +91,34 @@ TEST_F(StepTest, ATrialsWeightsDoNotDependOnItsPackMatesValues) {
   EXPECT_TRUE(at::equal(with_one[0].arena->parameters(), with_other[0].arena->parameters()));
 }
 
+TEST_F(StepTest, ATrialsBitsDependOnThePacksWidthNotOnItsPlaceOrCompany) {
+  std::vector<Trial> first_of_two, second_of_two, alone_in_a_wide_pack;
+  first_of_two.push_back(trial(3));
+  first_of_two.push_back(trial(4));
+  second_of_two.push_back(trial(5));
+  second_of_two.push_back(trial(3));
+  alone_in_a_wide_pack.push_back(trial(3));
+  train(first_of_two, 3);
+  train(second_of_two, 3);
+  train(alone_in_a_wide_pack, 3, 2);
+  EXPECT_TRUE(at::equal(first_of_two[0].arena->parameters(), second_of_two[1].arena->parameters()));
+  EXPECT_TRUE(at::equal(first_of_two[0].arena->parameters(), alone_in_a_wide_pack[0].arena->parameters()));
+}
+
+TEST_F(StepTest, TrialsOfOnePackMayBeAtDifferentSteps) {
+  // One joins when another has made two updates: each meets the micro-batches of its own step.
+  std::vector<Trial> late, alone;
+  late.push_back(trial(3));
+  alone.push_back(trial(4));
+  train(late, 2, 2);
+  late.push_back(trial(4));
+  train(late, 2, 2);
+  train(alone, 2, 2);
+  EXPECT_EQ(late[0].step, 4);
+  EXPECT_EQ(late[1].step, 2);
+  EXPECT_TRUE(at::equal(late[1].arena->parameters(), alone[0].arena->parameters()));
+}
+
 TEST_F(StepTest, ANonFiniteTrialKeepsItsParametersAndSparesTheOthers) {
   std::vector<Trial> trials;
   trials.push_back(trial(3));
@@ -100,7 +132,7 @@ TEST_F(StepTest, ANonFiniteTrialKeepsItsParametersAndSparesTheOthers) {
   EXPECT_FALSE(results[0].finite);
   EXPECT_TRUE(results[1].finite);
   EXPECT_TRUE(at::isinf(trials[0].arena->parameters()).all().item<bool>());
-  EXPECT_EQ(at::count_nonzero(trials[0].optimizer->moment1()).item<std::int64_t>(), 0);
+  EXPECT_EQ(at::count_nonzero(trials[0].optimizer->state().at("moment1")).item<std::int64_t>(), 0);
   EXPECT_FALSE(at::equal(trials[1].arena->parameters(), healthy));
 }
 

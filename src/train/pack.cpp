@@ -1,0 +1,173 @@
+#include "train/pack.h"
+
+#include <c10/core/DeviceGuard.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "core/progress.h"
+#include "train/gradient_world.h"
+#include "train/run.h"
+#include "train/signals.h"
+#include "train/step.h"
+#include "train/trial_run.h"
+
+namespace ldmtune::train {
+namespace {
+
+class Pack {
+ public:
+  Pack(const std::vector<TrainConfig>& configs, std::size_t width, SharedSetup& shared, comm::Communicator& comm,
+       const OnTrialEnd& on_end)
+      : configs_(configs),
+        width_(width),
+        shared_(shared),
+        comm_(comm),
+        on_end_(on_end),
+        step_(shared.base, shared.prompts, shared.config.train.global_batch_size, shared.config.train.micro_batch_size,
+              comm, width) {}
+
+  ExitCode run() {
+    fill();
+    const auto [done, total] = updates();
+    ProgressBar bar("train", total, "updates", comm_.rank() == 0);
+    bar.start_from(done);
+    while (!members_.empty()) {
+      update_all();
+      const bool stop = should_stop();
+      for (std::size_t i = 0; i < members_.size(); ++i) {
+        attempt(i, [&] { members_[i].run->after_step(stop); });
+      }
+      show(bar);
+      leave_finished();
+      if (stop && (!members_.empty() || next_ < configs_.size())) return ExitCode::interrupted;
+      fill();
+    }
+    bar.finish();
+    return ExitCode::done;
+  }
+
+ private:
+  struct Member {
+    std::size_t index;
+    std::unique_ptr<TrialRun> run;
+    bool failed = false;
+  };
+
+  /// Runs one trial's work; its failure is its own where somebody is told of it.
+  template <class Work>
+  bool guarded(std::size_t index, const Work& work) {
+    if (!on_end_) {
+      work();
+      return true;
+    }
+    try {
+      work();
+      return true;
+    } catch (const std::exception& error) {
+      on_end_(index, &error);
+      return false;
+    }
+  }
+
+  template <class Work>
+  void attempt(std::size_t member, const Work& work) {
+    if (!members_[member].failed && !guarded(members_[member].index, work)) members_[member].failed = true;
+  }
+
+  /// Takes trials from the queue until the pack is full. A trial that is resumed at its end finishes here.
+  void fill() {
+    while (members_.size() < width_ && next_ < configs_.size()) {
+      const std::size_t index = next_++;
+      std::unique_ptr<TrialRun> run;
+      const bool started = guarded(index, [&] {
+        run = std::make_unique<TrialRun>(configs_[index], shared_, comm_);
+        // Not earlier: ranks that wait for one that failed its checks must end at mpirun's SIGTERM.
+        if (!signals_) signals_ = std::make_unique<StopSignals>();
+        run->start();
+      });
+      if (started) members_.push_back({index, std::move(run)});
+      leave_finished();
+    }
+  }
+
+  void update_all() {
+    std::vector<Trial*> trials;
+    for (Member& member : members_) trials.push_back(&member.run->trial());
+    StepObserver* observer = members_.size() == 1 ? members_.front().run->observer() : nullptr;
+    const auto begin = std::chrono::steady_clock::now();
+    const std::vector<TrialStep> results = step_.run(trials, observer);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    ++updates_of_process_;
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      attempt(i, [&] { members_[i].run->after_update(results[i], seconds / static_cast<double>(members_.size())); });
+    }
+  }
+
+  bool should_stop() {
+    const std::int64_t stop_after = shared_.config.train.stop_after;
+    const bool enough = stop_after > 0 && updates_of_process_ >= stop_after;
+    return comm_.any(enough || StopSignals::received() != 0);
+  }
+
+  void leave_finished() {
+    for (Member& member : members_) {
+      if (member.failed || !member.run->is_finished()) continue;
+      if (guarded(member.index, [&] { member.run->finish(); }) && on_end_) on_end_(member.index, nullptr);
+      finished_updates_ += member.run->max_train_steps();
+      member.failed = true;  // it leaves
+    }
+    std::erase_if(members_, [](const Member& member) { return member.failed; });
+  }
+
+  /// Updates done and to do of the trials seen so far; those still in the queue count as the first one does.
+  std::pair<std::int64_t, std::int64_t> updates() const {
+    std::int64_t done = finished_updates_, total = finished_updates_, length = 0;
+    for (const Member& member : members_) {
+      done += member.run->step();
+      total += length = member.run->max_train_steps();
+    }
+    return {done, total + static_cast<std::int64_t>(configs_.size() - next_) * length};
+  }
+
+  void show(ProgressBar& bar) {
+    for (Member& member : members_) member.run->renew_lock();
+    if (members_.empty()) return;
+    std::string note = members_.front().run->progress_note();
+    if (members_.size() > 1) note = std::to_string(members_.size()) + " trials, first: " + note;
+    bar.update(updates().first, note);
+  }
+
+  const std::vector<TrainConfig>& configs_;
+  std::size_t width_;
+  SharedSetup& shared_;
+  comm::Communicator& comm_;
+  const OnTrialEnd& on_end_;
+  Step step_;
+  std::unique_ptr<StopSignals> signals_;  ///< before training a signal ends the process, and nothing is lost
+  std::vector<Member> members_;
+  std::size_t next_ = 0;
+  std::int64_t updates_of_process_ = 0, finished_updates_ = 0;
+};
+
+}  // namespace
+
+ExitCode run_pack(const std::vector<TrainConfig>& configs, std::size_t width, comm::Communicator& comm,
+                  const OnTrialEnd& on_end) {
+  if (configs.empty()) return ExitCode::done;
+  for (const TrainConfig& config : configs) {
+    if (pack_key(config) != pack_key(configs.front())) {
+      fail_input("a pack's trials must agree on base, data and batch sizes; ", config.output.string(), " and ",
+                 configs.front().output.string(), " do not");
+    }
+  }
+  SharedSetup shared(configs.front(), comm);
+  const c10::DeviceGuard current(shared.device);
+  const auto gpu_world = gradient_world(shared.device, comm);
+  return Pack(configs, std::max<std::size_t>(1, width), shared, gpu_world ? *gpu_world : comm, on_end).run();
+}
+
+ExitCode run(const TrainConfig& config, comm::Communicator& comm) { return run_pack({config}, 1, comm); }
+
+}  // namespace ldmtune::train
