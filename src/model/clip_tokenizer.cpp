@@ -6,6 +6,7 @@
 #include <sstream>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 
 #include "core/error.h"
 #include "model/byte_pair_encoding.h"
@@ -32,8 +33,13 @@ class WholeTokenFinder {
   WholeTokenFinder(const std::vector<WholeToken>& tokens, bool normalized) {
     for (const WholeToken& token : tokens) {
       if (token.normalized != normalized) continue;
-      tokens_.push_back({normalized ? normalize_text(token.content) : token.content, token.id, normalized});
+      add(normalized ? normalize_text(token.content) : token.content, token.id, 1);
     }
+  }
+
+  /// `content` as it stands in the text that is scanned; `count` ids from `id` on.
+  void add(std::string content, std::int64_t id, std::int64_t count) {
+    tokens_.push_back({std::move(content), id, count});
   }
 
   /// Calls on_text with what lies between whole tokens, on_token with their ids, in order.
@@ -47,7 +53,7 @@ class WholeTokenFinder {
       if (best == tokens_.size()) break;
       const std::size_t begin = next[best];
       if (begin > at) on_text(text.substr(at, begin - at));
-      on_token(tokens_[best].id);
+      for (std::int64_t i = 0; i < tokens_[best].count; ++i) on_token(tokens_[best].id + i);
       at = begin + tokens_[best].content.size();
       for (std::size_t i = 0; i < tokens_.size(); ++i) {
         if (next[i] < at) next[i] = text.find(tokens_[i].content, at);
@@ -68,8 +74,22 @@ class WholeTokenFinder {
     return best;
   }
 
-  std::vector<WholeToken> tokens_;
+  struct Token {
+    std::string content;
+    std::int64_t id, count;
+  };
+  std::vector<Token> tokens_;
 };
+
+/// Errors: InputError if no prompt could hold this token.
+void check_token(const std::string& content, std::int64_t count) {
+  check_text(content, "placeholder token");
+  const auto is_blank = [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); };
+  if (content.empty() || std::any_of(content.begin(), content.end(), is_blank)) {
+    fail_input("placeholder token '", content, "': expected a word without white space, such as <zorp>");
+  }
+  if (count < 1) fail_input("placeholder token '", content, "': expected 1 vector or more, found ", count);
+}
 
 }  // namespace
 
@@ -78,7 +98,8 @@ struct CLIPTokenizer::Impl {
       : files(std::move(read)),
         encoding(make_encoding(files)),
         written_tokens(files.whole_tokens, false),
-        normalized_tokens(files.whole_tokens, true) {}
+        normalized_tokens(files.whole_tokens, true),
+        plain_tokens(normalized_tokens) {}
 
   void append_word(std::string_view word, std::vector<std::int64_t>& ids) {
     if (word.size() > kMaxCachedWordBytes) return encoding.encode(word, ids);
@@ -93,25 +114,56 @@ struct CLIPTokenizer::Impl {
     if (cache.size() < kMaxCachedWords) cache.emplace(word, std::move(word_ids));
   }
 
-  std::vector<std::int64_t> tokenize(std::string_view text) {
+  std::vector<std::int64_t> tokenize(std::string_view text, bool with_added) {
     std::vector<std::int64_t> ids;
     const auto on_token = [&](std::int64_t id) { ids.push_back(id); };
     const auto on_words = [&](std::string_view normalized) {
       for (const std::string_view word : splitter.split(normalized)) append_word(word, ids);
     };
     const auto on_written = [&](std::string_view written) {
-      normalized_tokens.scan(normalize_text(written), on_words, on_token);
+      (with_added ? normalized_tokens : plain_tokens).scan(normalize_text(written), on_words, on_token);
     };
     const std::lock_guard lock(mutex);
     written_tokens.scan(text, on_written, on_token);
     return ids;
   }
 
+  bool is_known(const std::string& content) {
+    for (const std::string& token : {content, normalize_text(content)}) {
+      if (files.vocabulary.count(token) || files.vocabulary.count(token + std::string(kEndOfWord))) return true;
+    }
+    return tokenize(content, false).size() == 1;
+  }
+
+  std::int64_t add_token(const std::string& content, std::int64_t count, std::int64_t least_id) {
+    const std::string sought = normalize_text(content);
+    if (const auto found = added.find(sought); found != added.end()) {
+      if (found->second.second == count) return found->second.first;
+      fail_input("placeholder token '", content, "': there already with ", found->second.second,
+                 " vectors, and cannot stand for ", count, " too");
+    }
+    if (is_known(content)) {
+      fail_input("placeholder token '", content,
+                 "': a token of the base's vocabulary already; choose a word that it does not know, such as <", content,
+                 "-1>");
+    }
+    next_id = std::max({next_id, least_id, static_cast<std::int64_t>(files.vocabulary.size())});
+    const std::int64_t first = std::exchange(next_id, next_id + count);
+    const std::lock_guard lock(mutex);
+    normalized_tokens.add(sought, first, count);
+    added.emplace(sought, std::pair(first, count));
+    return first;
+  }
+
   const TokenizerFiles files;
   const BytePairEncoding encoding;
-  const WholeTokenFinder written_tokens, normalized_tokens;
+  const WholeTokenFinder written_tokens;
+  WholeTokenFinder normalized_tokens;                                  ///< with those of add_token
+  const WholeTokenFinder plain_tokens;                                 ///< without
+  std::map<std::string, std::pair<std::int64_t, std::int64_t>> added;  ///< normalized content -> first id, count
+  std::int64_t next_id = 0;
   const WordSplitter splitter;
-  std::mutex mutex;  ///< guards the cache and the splitter's scratch memory
+  std::mutex mutex;  ///< guards the cache, the splitter's scratch memory and added tokens
   std::unordered_map<std::string, std::vector<std::int64_t>> cache;
 };
 
@@ -140,18 +192,23 @@ std::string CLIPTokenizer::sha256() const {
   return store::sha256_text(text.str());
 }
 
-std::vector<std::int64_t> CLIPTokenizer::tokenize(const std::string& text) const {
+std::int64_t CLIPTokenizer::add_token(const std::string& content, std::int64_t count, std::int64_t least_id) {
+  check_token(content, count);
+  return impl_->add_token(content, count, least_id);
+}
+
+std::vector<std::int64_t> CLIPTokenizer::tokenize(const std::string& text, bool added_tokens) const {
   check_text(text, "caption");
-  return impl_->tokenize(text);
+  return impl_->tokenize(text, added_tokens);
 }
 
 CLIPTokenizer::Encoded CLIPTokenizer::encode(const std::string& text, std::int64_t model_max_length,
-                                             std::int64_t max_chunks) const {
+                                             std::int64_t max_chunks, bool added_tokens) const {
   if (model_max_length < 3 || max_chunks < 1) {
     fail_input("tokenizer: expected model_max_length of at least 3 and caption.max_chunks of at least 1, found ",
                model_max_length, " and ", max_chunks);
   }
-  const std::vector<std::int64_t> tokens = tokenize(text);
+  const std::vector<std::int64_t> tokens = tokenize(text, added_tokens);
   const auto room = static_cast<std::size_t>(model_max_length - 2);
   Encoded encoded;
   encoded.input_ids.reserve(static_cast<std::size_t>(model_max_length * max_chunks));

@@ -1,4 +1,4 @@
-// model_tokenizer_tool FOLDER MODEL_MAX_LENGTH MAX_CHUNKS: reads a JSON list of texts from standard input, writes a
+// model_tokenizer_tool FOLDER MODEL_MAX_LENGTH MAX_CHUNKS [TOKEN COUNT ...]: adds the tokens, reads a JSON list of texts from standard input, writes a
 // JSON object: the tokenizer's ids and, for each text, its tokens and encoding. Bad input: message on standard error,
 // exit 2.
 
@@ -9,8 +9,11 @@
 #include "model/clip_tokenizer.h"
 
 int main(int argc, char** argv) try {
-  if (argc != 4) ldmtune::fail_input("usage: model_tokenizer_tool FOLDER MODEL_MAX_LENGTH MAX_CHUNKS < texts.json");
-  const ldmtune::model::CLIPTokenizer tokenizer(argv[1]);
+  if (argc < 4 || argc % 2 != 0) {
+    ldmtune::fail_input("usage: model_tokenizer_tool FOLDER MODEL_MAX_LENGTH MAX_CHUNKS [TOKEN COUNT ...] < texts.json");
+  }
+  ldmtune::model::CLIPTokenizer tokenizer(argv[1]);
+  for (int i = 4; i < argc; i += 2) tokenizer.add_token(argv[i], std::stoll(argv[i + 1]));
   nlohmann::json out = {{"bos", tokenizer.bos_token_id()}, {"eos", tokenizer.eos_token_id()},
                         {"pad", tokenizer.pad_token_id()}, {"vocab_size", tokenizer.vocab_size()},
                         {"sha256", tokenizer.sha256()},    {"model_max_length", tokenizer.model_max_length()},

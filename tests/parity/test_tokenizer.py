@@ -171,8 +171,8 @@ def texts() -> list[str]:
     return captions() + fuzzed(4000) + all_characters() + long_texts()
 
 
-def run_tool(folder: Path, texts: list[str], length: int, chunks: int = 1) -> dict:
-    command = [TOOL, folder, str(length), str(chunks)]
+def run_tool(folder: Path, texts: list[str], length: int, chunks: int = 1, added: dict[str, int] = {}) -> dict:
+    command = [TOOL, folder, str(length), str(chunks), *(str(word) for item in added.items() for word in item)]
     done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -195,6 +195,26 @@ def test_same_tokens_as_transformers(folders, texts, name):
         assert mine["tokens"] == tokens, ascii(text[:200])
         assert mine["input_ids"] == input_ids, ascii(text[:200])
         assert mine["truncated"] == (len(tokens) > length - 2)
+
+
+@pytest.mark.parametrize("name", ["sd1", "bare", "added", "emoji-base"])
+def test_added_tokens_as_transformers(folders, name):
+    added = {"<zorp>": 1, "Zörp": 3, "<zorp>-2": 2, "zo": 1} if name != "sd1" else {"<zorp>": 1, "Zörp": 3, "<zorp>-2": 2}
+    theirs = CLIPTokenizer.from_pretrained(folders[name])
+    for token, count in added.items():
+        new = [token] + [f"{token}_{i}" for i in range(1, count)]
+        assert theirs.add_tokens(new) == count
+    draw = random.Random(4)
+    pieces = ["<zorp>", "Zörp", "zo\u0308rp", "ZÖRP", "<ZORP>-2", "<zorp>-", "zo", "zorp", " ", " ", ", a cat", "x", EOS, "<", "é"]
+    texts = ["".join(draw.choice(pieces) for _ in range(draw.randint(1, 12))) for _ in range(500)]
+    ours = run_tool(folders[name], texts, 77, added=added)
+    ids = {token: theirs.convert_tokens_to_ids([token] + [f"{token}_{i}" for i in range(1, n)]) for token, n in added.items()}
+    first = {numbers[0]: numbers for numbers in ids.values()}
+    for text, mine in zip(texts, ours["texts"], strict=True):
+        plain = theirs(text, add_special_tokens=False)["input_ids"]
+        assert mine["tokens"] == [i for token in plain for i in first.get(token, [token])], ascii(text)
+    assert any(len(set(mine["tokens"]) & set(first)) > 2 for mine in ours["texts"])
+    assert ours["sha256"] == run_tool(folders[name], [], 77)["sha256"]
 
 
 def test_hash_is_the_contents_and_not_the_files(folders):

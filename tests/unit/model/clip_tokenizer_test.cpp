@@ -238,5 +238,56 @@ TEST_F(CLIPTokenizerTest, RefusesBadTokenizerConfigs) {
   expect_refused("added_tokens.json: token \"sks\": expected id");
 }
 
+TEST_F(CLIPTokenizerTest, AddsTokensBehindTheVocabulary) {
+  CLIPTokenizer tokenizer = open();
+  const std::string hash = tokenizer.sha256();
+  const std::int64_t size = tokenizer.vocab_size();
+  const Ids plain = tokenizer.tokenize("cat <Zorp>");
+  EXPECT_EQ(tokenizer.add_token("<zorp>", 3), size);
+  EXPECT_EQ(tokenizer.add_token("<zorp>2", 1), size + 3);
+  EXPECT_EQ(tokenizer.add_token("<zorp>", 3), size) << "again";
+  EXPECT_EQ(tokenizer.add_token("late", 1, 2000), 2000);
+  EXPECT_EQ(tokenizer.tokenize("cat<ZORP> cat"), (Ids{id("cat</w>"), size, size + 1, size + 2, id("cat</w>")}));
+  EXPECT_EQ(tokenizer.tokenize("<zorp>2<zorp>"), (Ids{size + 3, size, size + 1, size + 2}));
+  EXPECT_EQ(tokenizer.tokenize("cat <Zorp>", false), plain);
+  EXPECT_EQ(tokenizer.encode("late", 4).input_ids[1], 2000);
+  EXPECT_EQ(tokenizer.encode("cat <Zorp>", 20, 1, false).input_ids[1], plain[0]);
+  EXPECT_EQ(tokenizer.sha256(), hash);
+  EXPECT_EQ(tokenizer.vocab_size(), size);
+}
+
+TEST_F(CLIPTokenizerTest, CutsLongPlaceholdersLikeOtherTokens) {
+  CLIPTokenizer tokenizer = open();
+  const std::int64_t first = tokenizer.add_token("<zorp>", 3);
+  const auto encoded = tokenizer.encode("cat <zorp>", 5, 1);
+  EXPECT_TRUE(encoded.truncated);
+  EXPECT_EQ(encoded.input_ids[3], first + 1);
+  EXPECT_EQ(tokenizer.encode("cat <zorp>", 5, 2).input_ids[6], first + 2);
+}
+
+TEST_F(CLIPTokenizerTest, RefusesTokensThatCannotBeAdded) {
+  CLIPTokenizer tokenizer = open();
+  tokenizer.add_token("<zorp>", 3);
+  const auto expect = [&](const std::string& content, std::int64_t count, const std::string& text) {
+    try {
+      tokenizer.add_token(content, count);
+      ADD_FAILURE() << content << " was added";
+    } catch (const InputError& error) {
+      EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("placeholder token"), std::string::npos) << error.what();
+    }
+  };
+  expect("", 1, "without white space");
+  expect("two words", 1, "without white space");
+  expect("tab\tbed", 1, "without white space");
+  expect("\xff", 1, "placeholder token");
+  expect("zero", 0, "found 0");
+  expect("cat", 1, "vocabulary already; choose a word that it does not know, such as <cat-1>");
+  expect("Cat", 1, "vocabulary already");
+  expect("ca", 1, "vocabulary already");
+  expect("<|endoftext|>", 1, "vocabulary already");
+  expect("<ZORP>", 2, "there already with 3 vectors");
+}
+
 }  // namespace
 }  // namespace ldmtune::model
