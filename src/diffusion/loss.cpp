@@ -79,7 +79,7 @@ at::Tensor per_sample_loss(const at::Tensor& prediction, const at::Tensor& targe
   const at::Tensor masked = (loss * terms.mask).flatten(1).mean(1);
   if (!terms.normalize_masked_area) return masked;
   const at::Tensor area = terms.mask.flatten(1).mean(1);
-  return at::where(area > 0, masked / area, at::zeros_like(area));
+  return masked / at::where(area > 0, area, at::ones_like(area));  // an empty mask: 0, and no NaN in the gradient
 }
 
 }  // namespace ldmtune::diffusion
