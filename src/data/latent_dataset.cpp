@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "data/staging.h"
 #include "store/files.h"
 
 namespace ldmtune::data {
@@ -29,7 +30,8 @@ void check_sha256(const std::filesystem::path& file, const std::string& expected
 }  // namespace
 
 struct LatentDataset::Impl {
-  std::filesystem::path folder;
+  std::filesystem::path origin;  // as the caller named it
+  std::filesystem::path folder;  // where files are read: origin, or its copy on the node's disk
   DatasetIndex index;
   std::string sha256;
   std::vector<store::LatentPart> parts;
@@ -101,7 +103,7 @@ void LatentDataset::Impl::check_latent_shape(std::uint32_t part, std::uint32_t b
 void LatentDataset::Impl::sort_samples() {
   for (std::size_t bucket = 0; bucket < index.buckets.size(); ++bucket) {
     if (latent_shapes[bucket].empty()) {
-      fail_input((folder / "index.json").string(), ": lists bucket ", index.buckets[bucket].name(),
+      fail_input((origin / "index.json").string(), ": lists bucket ", index.buckets[bucket].name(),
                  ", of which no part holds a sample; prepare the dataset again");
     }
   }
@@ -146,9 +148,10 @@ std::vector<std::vector<std::size_t>> LatentDataset::Impl::select(
 
 LatentDataset::LatentDataset(const std::filesystem::path& folder, std::uint64_t verify_below)
     : impl_(std::make_unique<Impl>()) {
-  impl_->folder = folder;
+  impl_->origin = folder;
   impl_->index = read_dataset_index(folder);
   impl_->sha256 = store::sha256_file(folder / "index.json");
+  impl_->folder = staged_dataset(folder, impl_->index, impl_->sha256);
   impl_->verify_checksums(verify_below);
   impl_->latent_shapes.resize(impl_->index.buckets.size());
   for (std::uint32_t part = 0; part < impl_->index.parts.size(); ++part) impl_->open_part(part);
@@ -158,7 +161,7 @@ LatentDataset::LatentDataset(const std::filesystem::path& folder, std::uint64_t 
 
 LatentDataset::~LatentDataset() = default;
 
-const std::filesystem::path& LatentDataset::folder() const { return impl_->folder; }
+const std::filesystem::path& LatentDataset::folder() const { return impl_->origin; }
 const DatasetIndex& LatentDataset::index() const { return impl_->index; }
 const std::string& LatentDataset::sha256() const { return impl_->sha256; }
 std::size_t LatentDataset::size() const { return impl_->samples.size(); }
