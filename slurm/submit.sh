@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Submits a sweep to Slurm: an array with an element for each trial, or for each pack of them, and a report job after it.
+#
+#   slurm/submit.sh [OPTION ...] SWEEP.cfg [--section.option value ...] [-- SBATCH OPTION ...]
+#
+#   --pack K         train K trials together in each element, on one copy of the base model
+#   --concurrent N   at most N elements at the same time (LDMTUNE_CONCURRENT of slurm/site.sh)
+#   --elements LIST  only these, as 0,3,7-9; otherwise all that are neither finished nor in the queue
+#   --no-report      without the report job
+#   --dry-run        print what would be submitted
+#
+# Run it from the folder that the file's paths are relative to. Run it again to submit failed elements, and those alone;
+# they go on from their checkpoints. Needs no GPU and no MPI: a program that does not start here plans on a compute node.
+# slurm/status.sh SWEEP.cfg says how it goes; everything of a submission is in <sweep.output>/slurm/NNN/.
+set -euo pipefail
+LDMTUNE_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+# shellcheck source=job.sh
+source "$LDMTUNE_ROOT/slurm/job.sh"
+
+pack="" concurrent="$LDMTUNE_CONCURRENT" elements="" with_report=true dry_run=false
+
+whole_number() { [[ "$2" =~ ^[1-9][0-9]*$ ]] || die 2 "$1: expected a number above 0, found '$2'"; }
+
+read_arguments() {
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      --pack) pack="${2:-}"; whole_number --pack "$pack"; shift ;;
+      --concurrent) concurrent="${2:-}"; shift ;;
+      --elements) elements="${2:-}"; [[ "$elements" =~ ^[0-9]+([-,][0-9]+)*$ ]] || die 2 "--elements: expected 0,3,7-9, found '$elements'"; shift ;;
+      --no-report) with_report=false ;;
+      --dry-run) dry_run=true ;;
+      -h | --help) usage "${BASH_SOURCE[0]}"; exit 0 ;;
+      -*) die 2 "unknown option '$1' before the sweep file; slurm/submit.sh --help lists them" ;;
+      *) break ;;
+    esac
+    shift
+  done
+  whole_number --concurrent "$concurrent"
+  config="${1:-}"
+  [ -f "$config" ] || die 2 "expected a sweep file: slurm/submit.sh SWEEP.cfg; found '$config'"
+  shift
+  options=()
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1"); shift; done
+  [ $# -eq 0 ] || shift
+  sbatch_options=("$@")
+}
+
+sweep_jobs() { "$(ldmtune_python)" "$LDMTUNE_ROOT/slurm/sweep_jobs.py" "$@"; }
+
+# The plan, here or, where the program finds no MPI library (exit code 126 or 127), on a compute node.
+plan() {
+  local code=0 command=("${ldmtune[@]}" sweep --config "$config" "${options[@]}" plan)
+  "${command[@]}" || code=$?
+  if [ "$code" -eq 126 ] || [ "$code" -eq 127 ]; then
+    say "the program does not start here; planning on a compute node" >&2
+    code=0
+    srun --quiet --ntasks=1 --time=10 ${SBATCH_PARTITION:+"--partition=$SBATCH_PARTITION"} ${SBATCH_ACCOUNT:+"--account=$SBATCH_ACCOUNT"} \
+      "${command[@]}" || code=$?
+  fi
+  [ "$code" -eq 0 ] || die "$code" "the sweep cannot be planned (see above); nothing was submitted"
+}
+
+new_submission() {
+  local number=1
+  mkdir -p "$output/slurm"
+  until mkdir "$(printf '%s/slurm/%03d' "$output" $number)" 2>/dev/null; do number=$((number + 1)); done
+  submission="$(cd "$(printf '%s/slurm/%03d' "$output" $number)" && pwd -P)"
+}
+
+forget_unsubmitted() {
+  [ ! -e "$submission/jobs" ] || return 0
+  rm -rf "$submission"
+  rmdir --ignore-fail-on-non-empty "$output/slurm" "$output" 2>/dev/null || true
+}
+
+# What runs later is what is here now, whatever happens to the sweep file meanwhile.
+write_submission() {
+  printf '%s\n' "$plan_text" >"$submission/plan.txt"
+  cp "$config" "$submission/sweep.cfg"
+  printf '%s' "${options[@]/%/$'\n'}" >"$submission/options"
+  printf '%s' "$pack" >"$submission/pack"
+  sweep_jobs list "$submission" "${pack:-1}" >"$submission/elements.tsv"
+}
+
+check_array_size() {
+  local most last
+  most="$(scontrol show config 2>/dev/null | sed -n 's/^MaxArraySize *= *//p')"
+  last="$(tail -n 1 "$submission/elements.tsv" | cut -f 1)"
+  [ -z "$most" ] || [ "$last" -lt "$most" ] ||
+    die 2 "$((last + 1)) elements: this Slurm takes arrays up to $most (MaxArraySize); train several trials in each: --pack K"
+}
+
+submit() {  # submit SBATCH OPTION...: prints the job's id
+  if $dry_run; then echo "sbatch $*" >&2; echo 0; else sbatch --parsable "$@" | cut -d ';' -f 1; fi
+}
+
+# A report job that still waits for older elements is replaced by one that waits for them and for the new ones.
+submit_report() {
+  local array=$1 previous waits_for="afterany:$1" gpu=() jobs
+  for previous in "$output"/slurm/*/jobs; do
+    [ -e "$previous" ] || continue
+    mapfile -t jobs <"$previous"  # array, elements, report job
+    if squeue --noheader --jobs "${jobs[0]}" 2>/dev/null | grep -q .; then waits_for="$waits_for:${jobs[0]}"; fi
+    if ! $dry_run && [ -n "${jobs[2]:-}" ]; then scancel --quiet --state=PENDING "${jobs[2]}" 2>/dev/null || true; fi
+  done
+  [ -z "${SBATCH_GPUS_PER_NODE:-}" ] || gpu=(--gpus-per-node=1)
+  submit --dependency="$waits_for" --output="$submission/report.log" "${gpu[@]}" "${report_options[@]}" \
+    "$LDMTUNE_ROOT/slurm/report.sbatch" "$LDMTUNE_ROOT" "$submission"
+}
+
+read_arguments "$@"
+check_program
+command -v sbatch >/dev/null || die 2 "sbatch is not on PATH: submit from a login node of a Slurm cluster"
+plan_text="$(plan)"
+output="$(sweep_jobs output "$config" "${options[@]}")"
+new_submission
+trap forget_unsubmitted EXIT
+write_submission
+check_array_size
+[ -n "$elements" ] || elements="$(sweep_jobs elements "$output" "$submission")"
+if [ -z "$elements" ]; then
+  say "nothing to submit: every trial is finished or in the queue"
+  exit 0
+fi
+
+report_options=()
+for option in "${sbatch_options[@]}"; do
+  case "$option" in --partition=* | --account=* | --qos=* | --reservation=*) report_options+=("$option") ;; esac
+done
+array="$(submit --array="$elements%$concurrent" --output="$submission/element-%a.log" "${LDMTUNE_ELEMENT[@]}" "${sbatch_options[@]}" \
+  "$LDMTUNE_ROOT/slurm/element.sbatch" "$LDMTUNE_ROOT" "$submission")"
+report=""
+if $with_report; then report="$(submit_report "$array")"; fi
+$dry_run && exit 0
+printf '%s\n' "$array" "$elements" "$report" >"$submission/jobs"
+say "submitted array $array, elements $elements${report:+, report job $report}; logs in $submission"
+say "slurm/status.sh $config${options[*]:+ ${options[*]}}   says how it goes"
