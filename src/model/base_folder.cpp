@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr char kExpected[] = "expected a Stable Diffusion 1 or 2 base model in the diffusers folder layout";
+constexpr char kExpected[] = "expected a Stable Diffusion 1, 2 or XL base model in the diffusers folder layout";
 
 bool is_there(const fs::path& path) {
   std::error_code ignored;  // a symlink loop counts as absent
@@ -53,7 +53,6 @@ void refuse_other_pipelines(const fs::path& file, const std::string& pipeline, c
     refuse("not a UNet model");
   }
   if (has("XLImg2Img")) refuse("SDXL's refiner, which is not supported");
-  if (has("XL") || !class_of(index, "text_encoder_2").empty()) refuse("an SDXL model, which is not supported yet");
   if (has("Inpaint")) refuse("an inpainting model, which is not supported");
   if (has("Depth2Img") || has("Upscale") || has("Pix2Pix") || has("ImageVariation")) {
     refuse("whose UNet reads more than latents and text, which is not supported");
@@ -93,7 +92,7 @@ std::string torch_weights(const fs::path& component) {
 
 }  // namespace
 
-void check_model_index(const fs::path& folder, const BaseModelOptions& options) {
+json check_model_index(const fs::path& folder, const BaseModelOptions& options) {
   if (!is_there(folder)) fail_input("base ", folder.string(), ": no such folder; ", kExpected);
   if (!is_folder(folder)) {
     fail_input("base ", folder.string(), ": a file; ", kExpected,
@@ -113,6 +112,16 @@ void check_model_index(const fs::path& folder, const BaseModelOptions& options) 
     expect_component(folder, index, "text_encoder", {"CLIPTextModel"});
     expect_component(folder, index, "tokenizer", {"CLIPTokenizer", "CLIPTokenizerFast"});
   }
+  if (options.text && has_two_text_encoders(index)) {
+    expect_component(folder, index, "text_encoder_2", {"CLIPTextModelWithProjection"});
+    expect_component(folder, index, "tokenizer_2", {"CLIPTokenizer", "CLIPTokenizerFast"});
+  }
+  return index;
+}
+
+bool has_two_text_encoders(const json& model_index) {
+  const bool is_xl = model_index.value("_class_name", std::string()).find("XL") != std::string::npos;
+  return is_xl || !class_of(model_index, "text_encoder_2").empty();
 }
 
 json read_component_json(const fs::path& file) {

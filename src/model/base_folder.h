@@ -11,9 +11,13 @@ namespace ldmtune::model {
 
 struct BaseModelOptions;
 
-/// Errors: InputError if `folder` is no base model in the diffusers layout, or one that is not built (SDXL, inpainting,
-/// Flux ...), by name; or if a component that `options` ask for is absent or of another class.
-void check_model_index(const std::filesystem::path& folder, const BaseModelOptions& options);
+/// Errors: InputError if `folder` is no base model in the diffusers layout, or one that is not built (inpainting,
+/// SDXL's refiner, Flux ...), by name; or if a component that `options` ask for is absent or of another class. Returns
+/// model_index.json.
+nlohmann::json check_model_index(const std::filesystem::path& folder, const BaseModelOptions& options);
+
+/// Whether model_index.json names two text encoders (SDXL).
+bool has_two_text_encoders(const nlohmann::json& model_index);
 
 /// A JSON object without its null values (null counts as absent). Errors: InputError naming what is missing.
 nlohmann::json read_component_json(const std::filesystem::path& file);

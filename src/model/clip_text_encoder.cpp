@@ -12,7 +12,7 @@ namespace ldmtune::model {
 namespace {
 
 struct TextConfig {
-  std::int64_t vocab_size, hidden_size, intermediate_size, layers, heads, positions;
+  std::int64_t vocab_size, hidden_size, intermediate_size, layers, heads, positions, projection_dim, eos_token_id;
   double layer_norm_eps;
   Activation activation;
 };
@@ -32,6 +32,8 @@ TextConfig read_text_config(const nlohmann::json& json, const std::string& compo
                   .layers = config.integer("num_hidden_layers", 12),
                   .heads = config.integer("num_attention_heads", 8),
                   .positions = config.integer("max_position_embeddings", 77),
+                  .projection_dim = config.integer("projection_dim", 512),
+                  .eos_token_id = config.count("eos_token_id", 49407),
                   .layer_norm_eps = config.number("layer_norm_eps", 1e-5),
                   .activation = read_hidden_act(config)};
   if (text.hidden_size % text.heads != 0) {
@@ -80,6 +82,13 @@ class EncoderLayer {
   Activation activation_;
 };
 
+bool is_with_projection(const nlohmann::json& config, const Weights& weights) {
+  const auto names = config.find("architectures");
+  const bool is_named =
+      names != config.end() && names->is_array() && !names->empty() && names->front() == "CLIPTextModelWithProjection";
+  return is_named || weights.contains("text_projection.weight");
+}
+
 }  // namespace
 
 struct CLIPTextEncoder::Impl {
@@ -93,18 +102,47 @@ struct CLIPTextEncoder::Impl {
     for (std::int64_t i = 0; i < config.layers; ++i) {
       layers.emplace_back(weights, "text_model.encoder.layers." + std::to_string(i), config);
     }
+    if (is_with_projection(json, weights)) {
+      text_projection.emplace(weights, "text_projection", config.hidden_size, config.projection_dim, Linear::Bias::no);
+    }
     parameters = weights.taken();
   }
 
-  at::Tensor forward(const at::Tensor& input_ids, ModelHooks* hooks) const {
+  Hidden run(const at::Tensor& input_ids, std::int64_t clip_skip, bool pools, ModelHooks* hooks) const {
+    if (clip_skip < 1 || clip_skip > config.layers) {
+      fail_input("clip_skip: expected 1 (the text encoder's last layer) to ", config.layers, " (its first), found ",
+                 clip_skip);
+    }
     if (input_ids.dim() != 2 || input_ids.size(1) > config.positions) {
       fail("text encoder: expected input_ids of shape (B, at most ", config.positions, "), found ", input_ids.sizes());
     }
-    at::Tensor embedded = at::embedding(token_embedding, input_ids);
+    // Ids behind the vocabulary are new words, whose embeddings the hooks know.
+    at::Tensor embedded =
+        at::embedding(token_embedding, hooks ? input_ids.clamp_max(config.vocab_size - 1) : input_ids);
     if (hooks) embedded = hooks->token_embedding(input_ids, embedded).to(token_embedding.scalar_type());
-    at::Tensor hidden = embedded + position_embedding.narrow(0, 0, input_ids.size(1));
-    for (const EncoderLayer& layer : layers) hidden = layer.forward(hidden, hooks);
-    return final_layer_norm.forward(hidden);
+    at::Tensor state = embedded + position_embedding.narrow(0, 0, input_ids.size(1));
+    Hidden result;
+    const std::int64_t wanted = config.layers - clip_skip;
+    for (std::int64_t i = 0; i <= (pools ? config.layers - 1 : wanted); ++i) {
+      state = layers[static_cast<std::size_t>(i)].forward(state, hooks);
+      if (i == wanted) result.hidden = state;
+    }
+    if (pools) result.pooled = pool(input_ids, state, hooks);
+    return result;
+  }
+
+  // The last layer's state (B, L, D) -> (B, projection_dim).
+  at::Tensor pool(const at::Tensor& input_ids, const at::Tensor& state, ModelHooks* hooks) const {
+    if (!text_projection) fail("text encoder: no projection, hence no pooled embedding");
+    const at::Tensor ends = end_of_text(input_ids).view({-1, 1, 1}).expand({-1, 1, state.size(2)});
+    return text_projection->forward(final_layer_norm.forward(state.gather(1, ends).squeeze(1)), hooks);
+  }
+
+  // (B, L) -> (B). Ids beyond the vocabulary are an adapter's own, which must not pass for the highest one.
+  at::Tensor end_of_text(const at::Tensor& input_ids) const {
+    constexpr std::int64_t kWrongId = 2;
+    if (config.eos_token_id != kWrongId) return input_ids.eq(config.eos_token_id).to(at::kInt).argmax(1);
+    return input_ids.masked_fill(input_ids.ge(config.vocab_size), 0).argmax(1);
   }
 
   TextConfig config;
@@ -112,6 +150,7 @@ struct CLIPTextEncoder::Impl {
   at::Tensor position_embedding;  // (positions, hidden_size)
   std::vector<EncoderLayer> layers;
   LayerNorm final_layer_norm;
+  std::optional<Linear> text_projection;
   store::TensorMap parameters;
 };
 
@@ -120,11 +159,20 @@ CLIPTextEncoder::CLIPTextEncoder(const nlohmann::json& config, Weights& weights)
 CLIPTextEncoder::~CLIPTextEncoder() = default;
 CLIPTextEncoder::CLIPTextEncoder(CLIPTextEncoder&&) noexcept = default;
 
-at::Tensor CLIPTextEncoder::forward(const at::Tensor& input_ids, ModelHooks* hooks) const {
-  return impl_->forward(input_ids, hooks);
+at::Tensor CLIPTextEncoder::forward(const at::Tensor& input_ids, ModelHooks* hooks, std::int64_t clip_skip) const {
+  return impl_->final_layer_norm.forward(impl_->run(input_ids, clip_skip, /*pools=*/false, hooks).hidden);
+}
+
+CLIPTextEncoder::Hidden CLIPTextEncoder::hidden_state(const at::Tensor& input_ids, std::int64_t clip_skip, bool pools,
+                                                      ModelHooks* hooks) const {
+  return impl_->run(input_ids, clip_skip, pools, hooks);
 }
 
 std::int64_t CLIPTextEncoder::hidden_size() const { return impl_->config.hidden_size; }
+std::int64_t CLIPTextEncoder::num_hidden_layers() const { return impl_->config.layers; }
+std::int64_t CLIPTextEncoder::projection_dim() const {
+  return impl_->text_projection ? impl_->config.projection_dim : 0;
+}
 std::int64_t CLIPTextEncoder::max_position_embeddings() const { return impl_->config.positions; }
 std::int64_t CLIPTextEncoder::vocab_size() const { return impl_->config.vocab_size; }
 const store::TensorMap& CLIPTextEncoder::parameters() const { return impl_->parameters; }

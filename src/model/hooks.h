@@ -38,7 +38,12 @@ class ModelHooks {
     return output;
   }
 
-  /// Replaces token embeddings (B, L, D) of input_ids (B, L) before positions are added.
+  /// A text encoder's forward starts: `index` 0 for the first (or only) one, 1 for SDXL's second. What follows until
+  /// the next one, embeddings and linears, is this encoder's.
+  virtual void begin_text_encoder(std::int64_t /*index*/) {}
+
+  /// Replaces token embeddings (B, L, D) of input_ids (B, L) before positions are added. Ids behind the vocabulary (new
+  /// words) come with an embedding that means nothing.
   virtual at::Tensor token_embedding(const at::Tensor& /*input_ids*/, const at::Tensor& embedded) { return embedded; }
 };
 

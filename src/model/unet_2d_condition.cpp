@@ -8,19 +8,43 @@
 
 namespace ldmtune::model {
 
+namespace {
+
+/// SDXL: pooled text and time ids as a vector of the time embedding's width.
+struct AddedEmbedding {
+  AddedEmbedding(Weights& weights, const UNetConfig& config)
+      : sinusoids(config.addition_time_embed_dim, config.flip_sin_to_cos, config.freq_shift, weights.device()),
+        projection(weights, "add_embedding", config.pooled_width + kTimeIds * config.addition_time_embed_dim,
+                   config.time_embedding_dim, config.activation) {}
+
+  // pooled (B, P), time_ids (B, 6) -> (B, time_embedding_dim).
+  at::Tensor forward(const AddedConditioning& added, at::ScalarType dtype) const {
+    const at::Tensor times = sinusoids.forward(added.time_ids.flatten()).view({added.time_ids.size(0), -1});
+    return projection.forward(at::cat({added.pooled.to(times.scalar_type()), times}, 1).to(dtype));
+  }
+
+  static constexpr std::int64_t kTimeIds = 6;
+  SinusoidalEmbedding sinusoids;
+  TimestepEmbedding projection;
+};
+
+}  // namespace
+
 struct UNet2DConditionModel::Impl {
   Impl(const nlohmann::json& json, Weights& weights);
 
   at::Tensor time_embedding_of(const at::Tensor& timestep, std::int64_t batch) const;
   void expect_shapes(const at::Tensor& sample, const at::Tensor& timestep, const at::Tensor& text) const;
-  at::Tensor forward(const at::Tensor& sample, const at::Tensor& timestep, const at::Tensor& text,
-                     ModelHooks* hooks) const;
+  void expect_added(const AddedConditioning& added, std::int64_t batch) const;
+  at::Tensor forward(const at::Tensor& sample, const at::Tensor& timestep, const at::Tensor& text, ModelHooks* hooks,
+                     const AddedConditioning& added) const;
 
   UNetConfig config;
   AttentionLayers attention_layers;  // filled in order of evaluation as the blocks below are built
   Conv2d conv_in;
   SinusoidalEmbedding time_proj;
   TimestepEmbedding time_embedding;
+  std::optional<AddedEmbedding> add_embedding;
   std::vector<DownBlock> down_blocks;
   std::optional<MidBlock> mid_block;
   std::vector<UpBlock> up_blocks;
@@ -39,6 +63,7 @@ UNet2DConditionModel::Impl::Impl(const nlohmann::json& json, Weights& weights)
       conv_norm_out(weights, "conv_norm_out", config.norm_num_groups, config.levels.front().channels, config.norm_eps),
       conv_out(weights, "conv_out", config.levels.front().channels, config.out_channels,
                {.kernel = config.conv_out_kernel, .stride = 1, .padding = config.conv_out_kernel / 2}) {
+  if (config.pooled_width > 0) add_embedding.emplace(weights, config);
   const std::size_t levels = config.levels.size();
   for (std::size_t i = 0; i < levels; ++i) down_blocks.emplace_back(weights, config, i, attention_layers);
   mid_block.emplace(weights, config, attention_layers);
@@ -65,11 +90,29 @@ void UNet2DConditionModel::Impl::expect_shapes(const at::Tensor& sample, const a
   }
 }
 
+void UNet2DConditionModel::Impl::expect_added(const AddedConditioning& added, std::int64_t batch) const {
+  if (!add_embedding) {
+    if (added.pooled.defined() || added.time_ids.defined()) fail("UNet: this one takes no added conditioning");
+    return;
+  }
+  const auto is = [&](const at::Tensor& tensor, std::int64_t width) {
+    return tensor.defined() && tensor.dim() == 2 && tensor.size(0) == batch && tensor.size(1) == width;
+  };
+  if (!is(added.pooled, config.pooled_width) || !is(added.time_ids, AddedEmbedding::kTimeIds)) {
+    fail("UNet: expected added conditioning of shapes (", batch, ", ", config.pooled_width, ") and (", batch, ", ",
+         AddedEmbedding::kTimeIds, ")");
+  }
+}
+
 at::Tensor UNet2DConditionModel::Impl::forward(const at::Tensor& sample, const at::Tensor& timestep,
-                                               const at::Tensor& text, ModelHooks* hooks) const {
+                                               const at::Tensor& text, ModelHooks* hooks,
+                                               const AddedConditioning& added) const {
   expect_shapes(sample, timestep, text);
+  expect_added(added, sample.size(0));
   if (hooks) hooks->begin_forward();
-  const at::Tensor time = activate(time_embedding_of(timestep, sample.size(0)), config.activation);
+  at::Tensor embedding = time_embedding_of(timestep, sample.size(0));
+  if (add_embedding) embedding = embedding + add_embedding->forward(added, conv_in.dtype());
+  const at::Tensor time = activate(embedding, config.activation);
   const at::Tensor context = text.to(conv_in.dtype());
   const Conditioning conditioning{time, context, hooks};
 
@@ -88,13 +131,16 @@ UNet2DConditionModel::~UNet2DConditionModel() = default;
 UNet2DConditionModel::UNet2DConditionModel(UNet2DConditionModel&&) noexcept = default;
 
 at::Tensor UNet2DConditionModel::forward(const at::Tensor& sample, const at::Tensor& timestep,
-                                         const at::Tensor& encoder_hidden_states, ModelHooks* hooks) const {
-  return impl_->forward(sample, timestep, encoder_hidden_states, hooks);
+                                         const at::Tensor& encoder_hidden_states, ModelHooks* hooks,
+                                         const AddedConditioning& added) const {
+  return impl_->forward(sample, timestep, encoder_hidden_states, hooks, added);
 }
 
 const store::TensorMap& UNet2DConditionModel::parameters() const { return impl_->parameters; }
 std::int64_t UNet2DConditionModel::in_channels() const { return impl_->config.in_channels; }
 std::int64_t UNet2DConditionModel::cross_attention_dim() const { return impl_->config.cross_attention_dim; }
+bool UNet2DConditionModel::takes_added_conditioning() const { return impl_->config.pooled_width > 0; }
+std::int64_t UNet2DConditionModel::pooled_width() const { return impl_->config.pooled_width; }
 std::int64_t UNet2DConditionModel::sample_size() const { return impl_->config.sample_size; }
 
 std::set<std::int64_t> UNet2DConditionModel::context_widths() const {

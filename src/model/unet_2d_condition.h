@@ -1,5 +1,5 @@
 #pragma once
-// UNet2DConditionModel as diffusers has it (SD 1.x, SD 2.x; SDXL to come), configured by its config.json.
+// UNet2DConditionModel as diffusers has it (SD 1.x, SD 2.x, SDXL), configured by its config.json.
 
 #include <ATen/ATen.h>
 
@@ -14,6 +14,12 @@
 
 namespace ldmtune::model {
 
+/// What SDXL adds to the time embedding; both undefined for SD 1 and 2.
+struct AddedConditioning {
+  at::Tensor pooled;    ///< (B, pooled_width): the second text encoder's pooled embedding
+  at::Tensor time_ids;  ///< (B, 6): original height and width, top and left of the crop, target height and width
+};
+
 class UNet2DConditionModel {
  public:
   /// Errors: InputError naming the config key and value where the config asks for what is not built.
@@ -21,17 +27,19 @@ class UNet2DConditionModel {
   ~UNet2DConditionModel();
   UNet2DConditionModel(UNet2DConditionModel&&) noexcept;
 
-  /// sample (B, C, h, w); timestep (B) of any integer or float dtype; encoder_hidden_states (B, T, D). Returns (B,
-  /// C_out, h, w).
+  /// sample (B, C, h, w); timestep (B) of any integer or float dtype; encoder_hidden_states (B, T, D); `added` exactly
+  /// where takes_added_conditioning(). Returns (B, C_out, h, w).
   at::Tensor forward(const at::Tensor& sample, const at::Tensor& timestep, const at::Tensor& encoder_hidden_states,
-                     ModelHooks* hooks = nullptr) const;
+                     ModelHooks* hooks = nullptr, const AddedConditioning& added = {}) const;
 
   /// Parameters under the checkpoint's keys (shared with the modules: setting requires_grad on them trains them).
   const store::TensorMap& parameters() const;
 
   std::int64_t in_channels() const;
   std::int64_t cross_attention_dim() const;
-  std::int64_t sample_size() const;  ///< latent height and width the base was trained at
+  bool takes_added_conditioning() const;  ///< SDXL
+  std::int64_t pooled_width() const;      ///< of AddedConditioning::pooled; 0 where none is taken
+  std::int64_t sample_size() const;       ///< latent height and width the base was trained at
   /// Widths of the contexts that to_k/to_v read, ascending without repeats (SD 1: 320, 640, 768, 1280).
   std::set<std::int64_t> context_widths() const;
   /// All attention layers in the order of evaluation, with the width of what their to_k reads.

@@ -6,6 +6,8 @@ namespace ldmtune::model {
 
 namespace {
 
+constexpr std::int64_t kTimeIds = 6;
+
 // diffusers' block names; false for the plain block, true for the one with transformers.
 std::vector<bool> read_block_types(ConfigReader& config, const std::string& key, const std::string& plain,
                                    const std::string& with_attention, const std::vector<std::string>& fallback) {
@@ -81,12 +83,29 @@ std::int64_t read_odd_kernel(ConfigReader& config, const std::string& key) {
   return kernel;
 }
 
-// What other diffusers models ask of this class. SDXL's addition_embed_type = text_time is the next to come.
+// SDXL's text_time: the pooled text embedding and six sinusoids, projected and added to the time embedding.
+void read_added_conditioning(ConfigReader& config, UNetConfig& unet) {
+  config.only("addition_embed_type", {"text_time"});
+  const bool is_added = !config.text("addition_embed_type", "").empty();
+  const std::int64_t width = config.integer("addition_time_embed_dim", 0);
+  const std::int64_t input = config.integer("projection_class_embeddings_input_dim", 0);
+  if (!is_added) {
+    config.only("addition_time_embed_dim");
+    config.only("projection_class_embeddings_input_dim");
+    return;
+  }
+  if (width == 0) config.refuse("addition_time_embed_dim", "a positive integer, as addition_embed_type is text_time");
+  if (input <= kTimeIds * width) {
+    config.refuse("projection_class_embeddings_input_dim",
+                  cat("more than ", kTimeIds * width, ", the width of ", kTimeIds, " time ids"));
+  }
+  unet.addition_time_embed_dim = width;
+  unet.pooled_width = input - kTimeIds * width;
+}
+
+// What other diffusers models ask of this class.
 void refuse_what_is_not_built(ConfigReader& config) {
   config.only("mid_block_type", {"UNetMidBlock2DCrossAttn"});
-  config.only("addition_embed_type");
-  config.only("addition_time_embed_dim");
-  config.only("projection_class_embeddings_input_dim");
   config.only("class_embed_type");
   config.only("num_class_embeds");
   config.only("class_embeddings_concat", {false});
@@ -133,6 +152,7 @@ UNetConfig read_unet_config(const nlohmann::json& json, const std::string& compo
   unet.time_embedding_dim = config.integer("time_embedding_dim", 4 * unet.levels.front().channels);
   unet.conv_in_kernel = read_odd_kernel(config, "conv_in_kernel");
   unet.conv_out_kernel = read_odd_kernel(config, "conv_out_kernel");
+  read_added_conditioning(config, unet);
   refuse_what_is_not_built(config);
   config.expect_all_known();
   return unet;

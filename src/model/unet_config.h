@@ -37,6 +37,10 @@ struct UNetConfig {
   double freq_shift = 0.0;
   std::int64_t time_embedding_dim = 0;  ///< width of the time embedding
   std::int64_t conv_in_kernel = 3, conv_out_kernel = 3;
+
+  /// SDXL (addition_embed_type = text_time): width of the sinusoids of each time id; 0: the UNet takes none.
+  std::int64_t addition_time_embed_dim = 0;
+  std::int64_t pooled_width = 0;  ///< of the pooled text embedding that is added with them
 };
 
 /// `component` names the model for errors. Absent keys take diffusers' defaults.

@@ -1,11 +1,12 @@
 // Runs one network of ldmtune on stored inputs, for test_networks.py to compare with diffusers and transformers.
 //
-//   model_networks_tool unet|vae|text FOLDER INPUTS OUTPUTS [float|bfloat16|half]
+//   model_networks_tool unet|vae|text|text_xl FOLDER INPUTS OUTPUTS [float|bfloat16|half]
 //
 // FOLDER holds config.json and weights as save_pretrained writes them; INPUTS and OUTPUTS are safetensors:
-//   unet  sample, timestep, encoder_hidden_states [, cotangent] -> sample [, gradient.<name>]
+//   unet  sample, timestep, encoder_hidden_states [, pooled, time_ids] [, cotangent] -> sample [, gradient.<name>]
 //   vae   image, latent                                        -> mean, stddev, image
 //   text  input_ids [, cotangent]                              -> last_hidden_state [, gradient.<name>]
+//   text_xl  input_ids, cotangent, cotangent_pooled            -> hidden (penultimate), pooled, gradient.<name>
 // With a cotangent (the shape of the output) the gradients of sum(output * cotangent) follow, for the inputs and every
 // parameter.
 
@@ -44,18 +45,23 @@ Weights read_weights(const std::filesystem::path& folder, const std::string& ste
 Weights read_text_weights(const std::filesystem::path& folder, at::ScalarType dtype) {
   store::TensorMap published;
   for (auto& [key, tensor] : store::read_sharded_safetensors(folder, "model", "")) {
-    published.emplace(key.starts_with(kTextPrefix) ? key : kTextPrefix + key, tensor);
+    const bool is_named = key.starts_with(kTextPrefix) || key.starts_with("text_projection");
+    published.emplace(is_named ? key : kTextPrefix + key, tensor);
   }
   return Weights(std::move(published), folder.string(), dtype);
+}
+
+void collect_gradients(const store::TensorMap& leaves, store::TensorMap& results) {
+  for (const auto& [name, leaf] : leaves) {
+    if (!leaf.grad().defined()) fail("no gradient reached ", name);
+    results["gradient." + name] = leaf.grad();
+  }
 }
 
 void backward(const at::Tensor& output, const at::Tensor& cotangent, const store::TensorMap& leaves,
               store::TensorMap& results) {
   output.backward(cotangent.to(output.scalar_type()));
-  for (const auto& [name, leaf] : leaves) {
-    if (!leaf.grad().defined()) fail("no gradient reached ", name);
-    results["gradient." + name] = leaf.grad();
-  }
+  collect_gradients(leaves, results);
 }
 
 void expect_gradients(const store::TensorMap& leaves) {
@@ -73,10 +79,13 @@ store::TensorMap run_unet(const std::filesystem::path& folder, const store::Tens
     leaves = unet.parameters();
     leaves["sample"] = inputs.at("sample");
     leaves["encoder_hidden_states"] = inputs.at("encoder_hidden_states");
+    if (unet.takes_added_conditioning()) leaves["pooled"] = inputs.at("pooled");
     expect_gradients(leaves);
   }
+  AddedConditioning added;
+  if (unet.takes_added_conditioning()) added = {inputs.at("pooled"), inputs.at("time_ids")};
   const at::Tensor output =
-      unet.forward(inputs.at("sample"), inputs.at("timestep"), inputs.at("encoder_hidden_states"));
+      unet.forward(inputs.at("sample"), inputs.at("timestep"), inputs.at("encoder_hidden_states"), nullptr, added);
   if (trains) backward(output, inputs.at("cotangent"), leaves, results);
   results["sample"] = output.detach();
   return results;
@@ -96,6 +105,21 @@ store::TensorMap run_text(const std::filesystem::path& folder, const store::Tens
   return results;
 }
 
+store::TensorMap run_text_xl(const std::filesystem::path& folder, const store::TensorMap& inputs,
+                             at::ScalarType dtype) {
+  Weights weights = read_text_weights(folder, dtype);
+  const CLIPTextEncoder encoder(store::read_json(folder / "config.json"), weights);
+  weights.expect_all_taken();
+  expect_gradients(encoder.parameters());
+  const auto output = encoder.hidden_state(inputs.at("input_ids"), /*clip_skip=*/2, /*pools=*/true);
+  store::TensorMap results{{"hidden", output.hidden.detach()}, {"pooled", output.pooled.detach()}};
+  const at::Tensor sum =
+      (output.hidden * inputs.at("cotangent")).sum() + (output.pooled * inputs.at("cotangent_pooled")).sum();
+  sum.backward();
+  collect_gradients(encoder.parameters(), results);
+  return results;
+}
+
 store::TensorMap run_vae(const std::filesystem::path& folder, const store::TensorMap& inputs, at::ScalarType dtype) {
   Weights weights = read_weights(folder, "diffusion_pytorch_model", dtype);
   const AutoencoderKL vae(store::read_json(folder / "config.json"), weights);
@@ -106,13 +130,16 @@ store::TensorMap run_vae(const std::filesystem::path& folder, const store::Tenso
 }
 
 int run(const std::vector<std::string>& arguments) {
-  if (arguments.size() < 4 || arguments.size() > 5) fail_input("expected: unet|vae|text FOLDER INPUTS OUTPUTS [dtype]");
+  if (arguments.size() < 4 || arguments.size() > 5) {
+    fail_input("expected: unet|vae|text|text_xl FOLDER INPUTS OUTPUTS [dtype]");
+  }
   const at::ScalarType dtype = dtype_named(arguments.size() > 4 ? arguments[4] : "float");
   const store::TensorMap inputs = store::read_safetensors(arguments[2]).tensors;
   at::set_num_threads(1);
   store::TensorMap results;
   if (arguments[0] == "unet") results = run_unet(arguments[1], inputs, dtype);
   if (arguments[0] == "vae") results = run_vae(arguments[1], inputs, dtype);
+  if (arguments[0] == "text_xl") results = run_text_xl(arguments[1], inputs, dtype);
   if (arguments[0] == "text") results = run_text(arguments[1], inputs, dtype);
   if (results.empty()) fail_input("unknown network ", arguments[0]);
   store::write_safetensors(arguments[3], results);

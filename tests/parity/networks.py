@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -18,6 +18,12 @@ UNETS = {
     # Stable Diffusion 2: matrices as projections, heads listed by level.
     "sd2": dict(block_out_channels=(32, 48, 64, 64), attention_head_dim=(2, 3, 4, 4), cross_attention_dim=56,
                 norm_num_groups=8, use_linear_projection=True, upcast_attention=True),
+    # SDXL: depths by level, pooled text and six time ids added to the time embedding.
+    "sdxl": dict(block_out_channels=(32, 48, 64), attention_head_dim=(2, 3, 4), cross_attention_dim=112,
+                 norm_num_groups=8, use_linear_projection=True, transformer_layers_per_block=(1, 2, 3),
+                 down_block_types=(PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN), up_block_types=(CROSS_UP, CROSS_UP, PLAIN_UP),
+                 addition_embed_type="text_time", addition_time_embed_dim=8,
+                 projection_class_embeddings_input_dim=6 * 8 + 24),
     # The embedded base: three levels, the finest without attention.
     "emoji": dict(block_out_channels=(32, 64, 96), attention_head_dim=4, cross_attention_dim=40, norm_num_groups=16,
                   layers_per_block=1, down_block_types=(PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN),
@@ -43,6 +49,9 @@ TEXTS = {
                 hidden_act="quick_gelu", max_position_embeddings=24, vocab_size=99),
     "sd2": dict(hidden_size=64, intermediate_size=256, num_hidden_layers=23, num_attention_heads=4, hidden_act="gelu",
                 max_position_embeddings=24, vocab_size=99),
+    # SDXL's second, which projects; as published, its configuration has 2 as eos_token_id.
+    "sdxl_2": dict(hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, hidden_act="gelu",
+                   max_position_embeddings=24, vocab_size=99, projection_dim=24, eos_token_id=2),
 }
 
 
@@ -75,13 +84,14 @@ def build_vae(name):
 
 
 def build_text(name):
-    return random_text_encoder(CLIPTextConfig(bos_token_id=97, eos_token_id=98, pad_token_id=98, **TEXTS[name]))
+    config = CLIPTextConfig(**(dict(bos_token_id=97, eos_token_id=98, pad_token_id=98) | TEXTS[name]))
+    return random_text_encoder(config, CLIPTextModelWithProjection if name == "sdxl_2" else CLIPTextModel)
 
 
-def random_text_encoder(config):
+def random_text_encoder(config, kind=CLIPTextModel):
     """As transformers draws it, attention is all but uniform, and the gradients of q and k drown in rounding."""
     torch.manual_seed(0)
-    model = CLIPTextModel(config)
+    model = kind(config)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if "proj" in key and parameter.dim() == 2:
@@ -101,7 +111,7 @@ def run_ldmtune(network, folder, inputs, dtype="float"):
 
 def published(key):
     """A text encoder's key as published files have it; transformers 5 leaves the prefix out."""
-    return key if key.startswith("text_model.") else "text_model." + key
+    return key if key.startswith(("text_model.", "text_projection.")) else "text_model." + key
 
 
 def error(ours, theirs):

@@ -193,7 +193,6 @@ TEST_F(BaseModelTest, SaysWhatTheFolderIs) {
 TEST_F(BaseModelTest, RefusesOtherModelsByName) {
   const std::map<std::string, std::string> refused{{"FluxPipeline", "not a UNet model"},
                                                    {"StableDiffusion3Pipeline", "not a UNet model"},
-                                                   {"StableDiffusionXLPipeline", "SDXL model"},
                                                    {"StableDiffusionXLImg2ImgPipeline", "refiner"},
                                                    {"StableDiffusionInpaintPipeline", "inpainting"},
                                                    {"StableDiffusionDepth2ImgPipeline", "more than latents and text"}};
@@ -206,6 +205,19 @@ TEST_F(BaseModelTest, RefusesOtherModelsByName) {
     index["transformer"] = {"diffusers", "PixArtTransformer2DModel"};
   });
   expect_refused({"PixArtAlphaPipeline, not a UNet model"});
+}
+
+TEST_F(BaseModelTest, ExpectsTheSecondTextEncoderOfAnXLModel) {
+  edit("model_index.json", [](json& index) { index["_class_name"] = "StableDiffusionXLPipeline"; });
+  expect_refused({"text_encoder_2 is absent; expected CLIPTextModelWithProjection"});
+  edit("model_index.json", [](json& index) {
+    index["text_encoder_2"] = {"transformers", "CLIPTextModelWithProjection"};
+    index["tokenizer_2"] = {"transformers", "CLIPTokenizer"};
+  });
+  expect_refused({"text_encoder_2: no such folder"});
+  fs::create_directory_symlink(base_ / "text_encoder", base_ / "text_encoder_2");
+  fs::create_directory_symlink(base_ / "tokenizer", base_ / "tokenizer_2");
+  expect_refused({"no text_projection.weight", "SDXL"});
 }
 
 TEST_F(BaseModelTest, RefusesOtherComponents) {

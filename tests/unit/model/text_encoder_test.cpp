@@ -69,6 +69,17 @@ TEST(CLIPTextEncoder, ReadsReplacedEmbeddings) {
   EXPECT_GT(hooks.vector.grad().abs().max().item<double>(), 0.0);
 }
 
+TEST(CLIPTextEncoder, SkipsItsLastLayers) {
+  const CLIPTextEncoder whole = small_encoder();
+  ASSERT_EQ(whole.num_hidden_layers(), 2);
+  EXPECT_TRUE(at::equal(whole.forward(kIds, nullptr, 1), whole.forward(kIds)));
+  const CLIPTextEncoder shorter = small_encoder({{"num_hidden_layers", 1}});
+  EXPECT_TRUE(at::equal(whole.forward(kIds, nullptr, 2), shorter.forward(kIds))) << "weights are keyed by name";
+  EXPECT_FALSE(at::allclose(whole.forward(kIds, nullptr, 2), whole.forward(kIds)));
+  expect_input_error([&] { whole.forward(kIds, nullptr, 3); }, {"clip_skip", "2", "found 3"});
+  expect_input_error([&] { whole.forward(kIds, nullptr, 0); }, {"clip_skip", "found 0"});
+}
+
 TEST(CLIPTextEncoder, ComputesInItsOwnType) {
   EXPECT_EQ(small_encoder({}, at::kBFloat16).forward(kIds).scalar_type(), at::kBFloat16);
 }

@@ -68,6 +68,32 @@ TEST(UNetConfig, ReadsStableDiffusion21) {
   EXPECT_TRUE(config.use_linear_projection && config.upcast_attention);
 }
 
+TEST(UNetConfig, ReadsStableDiffusionXL) {
+  json xl = kStableDiffusion15;
+  xl.update({{"addition_embed_type", "text_time"},
+             {"addition_embed_type_num_heads", 64},
+             {"addition_time_embed_dim", 256},
+             {"attention_head_dim", {5, 10, 20}},
+             {"block_out_channels", {320, 640, 1280}},
+             {"cross_attention_dim", 2048},
+             {"down_block_types", {"DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"}},
+             {"projection_class_embeddings_input_dim", 2816},
+             {"sample_size", 128},
+             {"transformer_layers_per_block", {1, 2, 10}},
+             {"up_block_types", {"CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"}},
+             {"use_linear_projection", true}});
+  const UNetConfig config = read_unet_config(xl, "UNet");
+  EXPECT_EQ(config.pooled_width, 1280);
+  EXPECT_EQ(config.addition_time_embed_dim, 256);
+  EXPECT_EQ(config.levels[2].transformer_layers, 10);
+  EXPECT_EQ(config.levels[2].heads, 20);
+  EXPECT_FALSE(config.levels[0].down_attention || config.levels[0].up_attention);
+  xl["projection_class_embeddings_input_dim"] = 1536;
+  expect_input_error([&] { read_unet_config(xl, "UNet"); }, {"projection_class_embeddings_input_dim = 1536", "1536"});
+  xl["addition_time_embed_dim"] = nullptr;
+  expect_input_error([&] { read_unet_config(xl, "UNet"); }, {"addition_time_embed_dim", "text_time"});
+}
+
 TEST(UNetConfig, TakesAnEmptyFileAsTheDefaultsOfDiffusers) {
   const UNetConfig config = read_unet_config(json::object(), "UNet");
   ASSERT_EQ(config.levels.size(), 4u);
@@ -102,7 +128,7 @@ TEST_P(UNetConfigRefuses, NamingKeyAndValue) {
 
 INSTANTIATE_TEST_SUITE_P(
     What, UNetConfigRefuses,
-    testing::Values(Refused{"addition_embed_type", "text_time"}, Refused{"addition_time_embed_dim", 256},
+    testing::Values(Refused{"addition_embed_type", "text_image"}, Refused{"addition_time_embed_dim", 256},
                     Refused{"projection_class_embeddings_input_dim", 2816}, Refused{"class_embed_type", "timestep"},
                     Refused{"num_class_embeds", 1000}, Refused{"encoder_hid_dim", 768},
                     Refused{"encoder_hid_dim_type", "text_proj"}, Refused{"time_embedding_type", "fourier"},
