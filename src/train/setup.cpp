@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "adapt/merge.h"
 #include "core/error.h"
 #include "data/sample_stream.h"
 #include "optim/schedule.h"
@@ -38,7 +39,8 @@ void check_numbers(const TrainConfig& config) {
 }  // namespace
 
 TrainConfig checked_config(const TrainConfig& config, int ranks) {
-  if (config.method != "hypernetwork") fail_input("option method: expected hypernetwork, found '", config.method, "'");
+  if (config.method != "hypernetwork" && config.method != "lora")
+    fail_input("option method: expected hypernetwork or lora, found '", config.method, "'");
   for (const auto& [option, path] :
        {std::pair{"base", config.base}, {"data", config.data}, {"output", config.output}}) {
     if (path.empty()) fail_input("option ", option, ": not given; see ldmtune train --help");
@@ -65,7 +67,7 @@ TrainConfig checked_config(const TrainConfig& config, int ranks) {
 
 namespace {
 
-model::BaseModel load_base(const TrainConfig& config, at::Device device) {
+model::BaseModel load_unmerged_base(const TrainConfig& config, at::Device device) {
   model::BaseModelOptions options;
   options.variant = config.variant;
   options.device = device;
@@ -79,6 +81,12 @@ model::BaseModel load_base(const TrainConfig& config, at::Device device) {
   model::BaseModel base = model::load_base_model(config.base, options);
   base.vae = std::move(autoencoder.vae);
   base.vae_sha256 = autoencoder.vae_sha256;
+  return base;
+}
+
+model::BaseModel load_base(const TrainConfig& config, at::Device device) {
+  model::BaseModel base = load_unmerged_base(config, device);
+  adapt::merge_into(base, config.base_merge);
   return base;
 }
 
@@ -227,8 +235,8 @@ std::string pack_key(const TrainConfig& config) {
   declare(table, copy);
   std::string key;
   for (const std::string& name : table.names()) {
-    const bool of_trial = own.count(name) > 0 || name.rfind("hypernetwork.", 0) == 0 || name.rfind("optim.", 0) == 0 ||
-                          name.rfind("sample.", 0) == 0;
+    const bool of_trial = own.count(name) > 0 || name.rfind("hypernetwork.", 0) == 0 || name.rfind("lora.", 0) == 0 ||
+                          name.rfind("optim.", 0) == 0 || name.rfind("sample.", 0) == 0;
     if (!of_trial) key += name + " = " + table.text_of(name) + "\n";
   }
   return key;

@@ -1,6 +1,7 @@
 #include "train/trial.h"
 
 #include "adapt/hypernetwork.h"
+#include "adapt/lora.h"
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "optim/adamw.h"
@@ -30,7 +31,8 @@ std::unique_ptr<adapt::Adapter> make_adapter(const TrainConfig& config, const mo
     return std::make_unique<adapt::Hypernetwork>(
         adapt::HypernetworkSpec::from_config(config.hypernetwork, base.unet->context_widths()));
   }
-  fail_input("option method: expected hypernetwork, found '", config.method, "'");
+  if (config.method == "lora") return std::make_unique<adapt::Lora>(adapt::Lora::from_config(config.lora, base));
+  fail_input("option method: expected hypernetwork or lora, found '", config.method, "'");
 }
 
 Trial make_trial(const TrainConfig& config, const model::BaseModel& base, const BatchSource& source,

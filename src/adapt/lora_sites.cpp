@@ -1,0 +1,102 @@
+// Which layers of a base a LoRA can change, and which of them a configuration targets.
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+#include "adapt/lora.h"
+#include "core/error.h"
+
+namespace ldmtune::adapt {
+
+namespace {
+
+void add_sites(const std::string& component, const store::TensorMap& parameters, std::vector<LoraSite>& sites) {
+  const std::string suffix = ".weight";
+  for (const auto& [key, tensor] : parameters)
+    if (tensor.dim() >= 2 && key.ends_with(suffix))
+      sites.push_back({component, key.substr(0, key.size() - suffix.size()), tensor.sizes().vec()});
+}
+
+std::vector<std::string> list_of(const std::string& text) {
+  std::vector<std::string> items;
+  std::istringstream stream(text);
+  for (std::string item; std::getline(stream, item, ',');) {
+    item.erase(0, item.find_first_not_of(" \t"));
+    item.erase(item.find_last_not_of(" \t") + 1);
+    if (!item.empty()) items.push_back(item);
+  }
+  return items;
+}
+
+/// As PEFT matches target_modules: the whole name, or its end from a dot on.
+bool matches(const std::string& name, const std::string& target) {
+  return target == "all" || name == target || name.ends_with("." + target);
+}
+
+/// Last parts of the layers' names, for the remedy.
+std::string endings_of(const std::vector<LoraSite>& sites) {
+  std::vector<std::string> endings;
+  for (const LoraSite& site : sites) {
+    const std::string& name = site.name;
+    const std::size_t dot = name.rfind('.');
+    // "to_out.0", "ff.net.2": a number alone names nothing.
+    const bool is_number = name.find_first_not_of("0123456789", dot + 1) == std::string::npos;
+    const std::string ending = name.substr(is_number ? name.rfind('.', dot - 1) + 1 : dot + 1);
+    if (std::find(endings.begin(), endings.end(), ending) == endings.end()) endings.push_back(ending);
+  }
+  std::string text;
+  for (const std::string& ending : endings) text += (text.empty() ? "" : ", ") + ending;
+  return text;
+}
+
+void select(const std::vector<LoraSite>& sites, const std::string& option, const std::string& targets,
+            const LoraConfig& config, std::vector<LoraModule>& modules) {
+  // Rounded to fp32, as kohya's files hold it, so that every file gives back the same number.
+  const double alpha = static_cast<float>(config.alpha == 0 ? static_cast<double>(config.rank) : config.alpha);
+  const std::vector<std::string> wanted = list_of(targets);
+  for (const std::string& target : wanted)
+    if (std::none_of(sites.begin(), sites.end(), [&](const LoraSite& site) { return matches(site.name, target); }))
+      fail_input("option ", option, ": no layer of this base ends in '", target, "'; its layers end in ",
+                 endings_of(sites));
+  for (const LoraSite& site : sites)
+    if (std::any_of(wanted.begin(), wanted.end(),
+                    [&](const std::string& target) { return matches(site.name, target); }))
+      modules.push_back({site, config.rank, alpha});
+}
+
+}  // namespace
+
+bool LoraSite::has_hook() const {
+  const bool pointwise = std::all_of(weight_shape.begin() + 2, weight_shape.end(), [](auto size) { return size == 1; });
+  if (component == "unet") return pointwise && name.find(".attentions.") != std::string::npos;
+  return pointwise && name.starts_with("text_model.encoder.layers.");
+}
+
+std::vector<LoraSite> lora_sites(const model::BaseModel& base) {
+  std::vector<LoraSite> sites;
+  if (base.unet) add_sites("unet", base.unet->parameters(), sites);
+  if (base.text_encoder) add_sites("text_encoder", base.text_encoder->parameters(), sites);
+  return sites;
+}
+
+Lora Lora::from_config(const LoraConfig& config, const model::BaseModel& base) {
+  constexpr std::int64_t kMaxRank = 4096;
+  if (config.rank < 1 || config.rank > kMaxRank)
+    fail_input("option lora.rank: expected 1 to ", kMaxRank, ", found ", config.rank);
+  if (!std::isfinite(config.alpha) || config.alpha < 0)
+    fail_input("option lora.alpha: expected a number above 0 (0: as lora.rank), found ", config.alpha);
+  std::vector<LoraSite> unet, text;
+  for (const LoraSite& site : lora_sites(base))
+    if (site.has_hook()) (site.component == "unet" ? unet : text).push_back(site);
+  std::vector<LoraModule> modules;
+  select(unet, "lora.target_modules", config.target_modules, config, modules);
+  select(text, "lora.text_encoder_target_modules", config.text_encoder_target_modules, config, modules);
+  if (modules.empty())
+    fail_input(
+        "options lora.target_modules and lora.text_encoder_target_modules: nothing would train; name layers such "
+        "as to_q, to_k, to_v, to_out.0");
+  return Lora(std::move(modules));
+}
+
+}  // namespace ldmtune::adapt
