@@ -47,7 +47,36 @@ TEST_F(PromptEncoderTest, CountsDistinctTruncatedPrompts) {
   EXPECT_EQ(prompts.truncated(), 1u);
 }
 
+TEST_F(PromptEncoderTest, WeightsAreReadOnlyWhereAskedFor) {
+  PromptEncoder literal(base(), 1), weighted(base(), {.weights = true});
+  EXPECT_FALSE(literal.token_weights({"a (rocket)"}).defined());
+  EXPECT_FALSE(weighted.token_weights({"a rocket"}).defined());
+  EXPECT_TRUE(at::equal(weighted.encode({"a rocket"}), literal.encode({"a rocket"})));
+  EXPECT_FALSE(at::equal(weighted.input_ids({"a (rocket)"}), literal.input_ids({"a (rocket)"})));
+  const at::Tensor both = weighted.token_weights({"a rocket", "a (rocket:2)"});
+  ASSERT_EQ(both.sizes(), (std::vector<std::int64_t>{2, base().model_max_length}));
+  EXPECT_TRUE(at::equal(both[0], at::ones({base().model_max_length})));
+  EXPECT_EQ(both[1].max().item<float>(), 2.0f);
+}
+
+TEST_F(PromptEncoderTest, IdsWithWeightsGiveTheSameContext) {
+  PromptEncoder prompts(base(), {.max_chunks = 2, .weights = true, .clip_skip = 2});
+  const std::vector<std::string> texts{"a rocket", "a [rocket] BREAK (apple:1.7)"};
+  const at::Tensor expected = prompts.encode(texts);
+  const at::Tensor found = prompts.encode_ids(prompts.input_ids(texts), nullptr, prompts.token_weights(texts));
+  EXPECT_TRUE(at::allclose(found, expected, 1e-4, 1e-5));
+  EXPECT_FALSE(at::allclose(prompts.encode_ids(prompts.input_ids(texts), nullptr), expected, 1e-2, 1e-2));
+}
+
+TEST_F(PromptEncoderTest, ClipSkipTakesAnEarlierLayer) {
+  PromptEncoder last(base(), 1), skipping(base(), {.clip_skip = 2});
+  const at::Tensor ids = last.input_ids({"rocket"});
+  EXPECT_TRUE(at::equal(skipping.encode({"rocket"}), base().text_encoder->forward(ids, nullptr, 2)));
+  EXPECT_FALSE(at::allclose(skipping.encode({"rocket"}), last.encode({"rocket"})));
+}
+
 TEST_F(PromptEncoderTest, RefusesWhatItCannotDo) {
+  EXPECT_TRUE(contains(input_error([] { PromptEncoder(base(), {.clip_skip = 99}); }), "clip_skip"));
   EXPECT_THROW(PromptEncoder(base(), 0), InputError);
   EXPECT_THROW(PromptEncoder(base(), 65), InputError);
   EXPECT_THROW(PromptEncoder(model::BaseModel{}, 1), InputError);
