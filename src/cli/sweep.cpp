@@ -9,18 +9,21 @@
 #include "core/log.h"
 #include "core/options.h"
 #include "pipeline/collective.h"
+#include "sweep/best.h"
 #include "sweep/grid.h"
+#include "sweep/packs.h"
 #include "sweep/pictures.h"
 #include "sweep/plan.h"
 #include "sweep/results.h"
 #include "sweep/trials.h"
+#include "train/pack.h"
 #include "train/run.h"
 
 namespace ldmtune::cli {
 namespace {
 
 constexpr const char* kUsage =
-    R"(ldmtune sweep --config FILE plan | run | trial N | collect | best   [--section.option value ...]
+    R"(ldmtune sweep --config FILE plan | run | trial N | pack N | collect | best   [--pack K] [--section.option value ...]
 
 Trains one trial for every combination of options that hold alternatives. The config file is a `train` file in which any
 option may hold several values separated by |, and a [sweep] section:
@@ -32,29 +35,39 @@ option may hold several values separated by |, and a [sweep] section:
   output = runs/structures
   seeds = 0,1,2                              times three replicates
 
-  plan       print the trials, their trainable parameters and steps; nothing runs
+  plan       print the trials, their trainable parameters, steps, estimated memory and time; nothing runs
   run        train all trials, draw pictures of held-out captions, write results.csv. Run it again to go on after an
              interruption (exit code 85): finished trials are not run again
   trial N    train trial N alone (one element of a Slurm array)
+  pack N     with --pack K: train pack N of those that `plan --pack K` lists
   collect    draw what is missing and write results.csv
-  best       copy the winner by held-out (validation) loss to best.pt, with a card in best.json
+  best       copy the winner by held-out (validation) loss to best.pt, with a picture (best.png) and a card (best.md, best.json)
+
+--pack K (or auto, by memory) trains K trials at a time in one process, on one copy of the frozen base and in one forward:
+faster where the base is small or the micro-batch narrow. A trial that ends leaves its place to the next one. Its bits
+depend on K, not on its pack-mates.
 
 Under mpirun or srun all ranks train each trial together. A value that holds | itself is quoted; sample.prompts uses |
 for its own list and cannot vary.
+
+[sweep] may also say: zip = a, b (options that change together); conditions = a if b = true | c if d = x or y (elsewhere
+a and c stand at their defaults); draws = 16 with options given as log_uniform(1e-4, 1e-2), uniform(a, b), integer(a, b)
+or choice(a; b); subset_seeds = 0,1,2 (replicates over draws of data.subset; replicates = zipped pairs them with seeds).
 
 )";
 
 struct Request {
   std::string action;
-  std::optional<std::int64_t> trial;
+  std::optional<std::int64_t> number;  ///< of `trial N` or `pack N`
+  std::string pack;                    ///< --pack: empty, a number or auto
   std::vector<OptionSetting> settings;
 };
 
-std::int64_t trial_number(const std::string& text) {
+std::int64_t listed_number(const std::string& text) {
   std::int64_t number = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc{} || end != text.data() + text.size() || number < 0) {
-    fail_input("sweep trial: expected a trial's number as `sweep plan` lists it, found '", text, "'");
+    fail_input("sweep: expected a number as `sweep plan` lists it, found '", text, "'");
   }
   return number;
 }
@@ -66,18 +79,20 @@ Request parse_request(const Arguments& arguments) {
   for (const OptionSetting& setting : line.settings) {
     if (setting.name == "config") {
       request.settings = read_config_file(setting.text);
+    } else if (setting.name == "pack") {
+      request.pack = setting.text;
     } else {
       overrides.push_back(setting);
     }
   }
   request.settings.insert(request.settings.end(), overrides.begin(), overrides.end());
   if (line.positional.empty())
-    fail_input("sweep: expected plan, run, trial N, collect or best; see ldmtune sweep --help");
+    fail_input("sweep: expected plan, run, trial N, pack N, collect or best; see ldmtune sweep --help");
   request.action = line.positional[0];
-  const bool takes_number = request.action == "trial";
+  const bool takes_number = request.action == "trial" || request.action == "pack";
   if (takes_number && line.positional.size() < 2)
-    fail_input("sweep trial: expected a trial's number as `sweep plan` lists it");
-  if (takes_number) request.trial = trial_number(line.positional[1]);
+    fail_input("sweep ", request.action, ": expected a number as `sweep plan` lists it");
+  if (takes_number) request.number = listed_number(line.positional[1]);
   if (line.positional.size() > (takes_number ? 2u : 1u)) {
     fail_input("sweep ", request.action, ": unexpected argument '", line.positional.back(), "'");
   }
@@ -99,19 +114,31 @@ ExitCode collect(const sweep::Grid& grid, comm::Communicator& comm) {
   return code;
 }
 
-ExitCode run(const sweep::Grid& grid, std::optional<std::int64_t> only, comm::Communicator& comm) {
-  sweep::check_trials(sweep::chosen_trials(grid, only), comm.size());
+/// Trains what the request names: everything, one trial, or one pack.
+ExitCode train_trials(const sweep::Grid& grid, const Request& request, comm::Communicator& comm) {
+  const bool one_trial = request.action == "trial";
+  if (one_trial && !request.pack.empty())
+    fail_input("sweep trial: trains alone; leave --pack out, or run `sweep pack N`");
+  if (request.action == "pack" && request.pack.empty()) fail_input("sweep pack: give the width too, as --pack K");
+  const std::optional<std::int64_t> only_trial = one_trial ? request.number : std::nullopt;
+  sweep::check_trials(sweep::chosen_trials(grid, only_trial), comm.size());
   pipeline::root_gives(comm, [&] {
     sweep::write_plan(grid);
     return std::string();
   });
   const auto after_each = [&] {
-    if (!only) sweep::write_results(grid, sweep::read_results(grid));
+    if (!request.number) sweep::write_results(grid, sweep::read_results(grid));
   };
-  const ExitCode code = sweep::run_trials(grid, comm, train::run, only, after_each);
-  if (only) return code;
+  if (request.pack.empty()) return sweep::run_trials(grid, comm, train::run, only_trial, after_each);
+  const std::size_t width = sweep::parse_pack_width(request.pack, grid);
+  return sweep::run_packs(grid, width, comm, train::run_pack, request.number, after_each);
+}
+
+ExitCode run(const sweep::Grid& grid, const Request& request, comm::Communicator& comm) {
+  const ExitCode code = train_trials(grid, request, comm);
+  if (request.number) return code;
   if (code == ExitCode::interrupted) {
-    if (comm.rank() == 0) after_each();
+    if (comm.rank() == 0) sweep::write_results(grid, sweep::read_results(grid));
     return code;
   }
   return collect(grid, comm) == ExitCode::interrupted ? ExitCode::interrupted : code;
@@ -129,9 +156,11 @@ ExitCode run_sweep(const Arguments& arguments, comm::Communicator& comm) {
   }
   const Request request = parse_request(arguments);
   const sweep::Grid grid = sweep::expand_grid(request.settings);
-  if (request.action == "run" || request.action == "trial") return run(grid, request.trial, comm);
+  if (request.action == "run" || request.action == "trial" || request.action == "pack") return run(grid, request, comm);
   if (request.action == "plan") {
-    const std::string table = sweep::plan_table(grid);
+    const std::string table = request.pack.empty()
+                                  ? sweep::plan_table(grid)
+                                  : sweep::packs_table(grid, sweep::parse_pack_width(request.pack, grid));
     if (comm.rank() == 0) std::cout << table;
   } else if (request.action == "collect") {
     return collect(grid, comm);
@@ -141,7 +170,7 @@ ExitCode run_sweep(const Arguments& arguments, comm::Communicator& comm) {
       return std::string();
     });
   } else {
-    fail_input("sweep: expected plan, run, trial N, collect or best, found '", request.action, "'");
+    fail_input("sweep: expected plan, run, trial N, pack N, collect or best, found '", request.action, "'");
   }
   return ExitCode::done;
 }

@@ -1,7 +1,6 @@
 #include "sweep/grid.h"
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 #include <set>
 
@@ -12,7 +11,6 @@ namespace ldmtune::sweep {
 namespace {
 
 constexpr std::size_t kLargestGrid = 10'000;
-constexpr const char* kSeed = "train.seed";
 
 /// Last value of each option, at the place where the option came first.
 std::vector<OptionSetting> without_repeats(const std::vector<OptionSetting>& settings) {
@@ -27,14 +25,6 @@ std::vector<OptionSetting> without_repeats(const std::vector<OptionSetting>& set
     }
   }
   return unique;
-}
-
-std::vector<std::string> alternatives(const OptionSetting& setting) {
-  if (setting.name == "sample.prompts") return {setting.text};
-  std::vector<std::string> values = split_list(setting.text, '|');
-  if (values.size() < 2) return {setting.text};
-  for (std::string& value : values) value = quote_value(value);
-  return values;
 }
 
 bool belongs_to_sweep(const std::string& option) { return option.rfind("sweep.", 0) == 0; }
@@ -52,28 +42,42 @@ SweepConfig read_sweep_options(const std::vector<OptionSetting>& settings) {
   return config;
 }
 
-/// The settings that do not vary, and those that do.
+/// The settings that do not vary, those that do, and how.
 struct Parts {
   std::vector<OptionSetting> fixed;
   std::vector<VariedOption> varied;
-  std::map<std::string, std::string> where;
+  std::vector<Axis> axes;  ///< of the varied options, then of the replicates
+  std::vector<Condition> conditions;
 };
 
-Parts separate(const std::vector<OptionSetting>& settings) {
-  Parts parts;
+void separate(Parts& parts, const std::vector<OptionSetting>& settings, const SweepConfig& config) {
   for (const OptionSetting& setting : settings) {
     if (belongs_to_sweep(setting.name)) continue;
-    const std::vector<std::string> values = alternatives(setting);
-    if (values.size() == 1) {
+    const VariedOption option = values_of(setting, config);
+    if (option.values.size() == 1 && !option.drawn) {
       parts.fixed.push_back(setting);
       continue;
     }
     if (is_operational(setting.name)) {
-      fail_input("option ", setting.name, " (", setting.where, "): expected one value, found ", values.size(),
+      fail_input("option ", setting.name, " (", setting.where, "): expected one value, found ", option.values.size(),
                  " alternatives; it does not change what is trained");
     }
-    parts.varied.push_back({setting.name, values});
-    parts.where[setting.name] = setting.where;
+    parts.varied.push_back(option);
+  }
+}
+
+Parts read_parts(const std::vector<OptionSetting>& settings, const SweepConfig& config) {
+  Parts parts;
+  separate(parts, settings, config);
+  parts.axes = make_axes(parts.varied, config);
+  for (Axis& axis : replicate_axes(config, parts.varied)) parts.axes.push_back(std::move(axis));
+  parts.conditions = read_conditions(config.conditions);
+  for (const std::string& name : conditioned_options(parts.conditions)) {
+    const auto is_it = [&](const auto& setting) { return setting.name == name; };
+    if (std::none_of(parts.fixed.begin(), parts.fixed.end(), is_it) &&
+        std::none_of(parts.varied.begin(), parts.varied.end(), is_it)) {
+      fail_input("option sweep.conditions: ", name, " is given nowhere, so its condition says nothing");
+    }
   }
   return parts;
 }
@@ -87,35 +91,60 @@ std::string identity_text(const OptionTable& table) {
   return text;
 }
 
+/// What this combination sets, in the order of the settings.
+std::vector<OptionSetting> chosen_settings(const Parts& parts, const std::vector<std::size_t>& choice) {
+  std::vector<OptionSetting> chosen = parts.fixed;
+  for (std::size_t i = 0; i < choice.size(); ++i) {
+    const Axis& axis = parts.axes[i];
+    for (std::size_t j = 0; j < axis.options.size(); ++j) {
+      chosen.push_back({axis.options[j], axis.values[choice[i]][j], "[sweep]"});
+    }
+  }
+  for (OptionSetting& setting : chosen) {
+    for (const VariedOption& option : parts.varied) {
+      if (option.name == setting.name) setting.where = option.where;
+    }
+  }
+  return chosen;
+}
+
 Trial make_trial(const Parts& parts, const std::vector<std::size_t>& choice) {
   Trial trial;
   OptionTable table;
   ldmtune::declare(table, trial.config);
-  table.set(parts.fixed);
-  for (std::size_t i = 0; i < choice.size(); ++i) {
-    const VariedOption& option = parts.varied[i];
-    table.set({option.name, option.values[choice[i]], parts.where.at(option.name)});
-    trial.varied.emplace_back(option.name, table.text_of(option.name));
+  const std::vector<OptionSetting> chosen = chosen_settings(parts, choice);
+  const std::vector<std::string> conditioned = conditioned_options(parts.conditions);
+  for (const OptionSetting& setting : chosen) {
+    if (std::find(conditioned.begin(), conditioned.end(), setting.name) == conditioned.end()) table.set(setting);
   }
+  for (const std::string& name : conditioned) {
+    const auto setting = std::find_if(chosen.begin(), chosen.end(), [&](const auto& one) { return one.name == name; });
+    if (holds(parts.conditions, name, table)) {
+      table.set(*setting);
+    } else {
+      trial.inactive.insert(name);
+    }
+  }
+  for (const VariedOption& option : parts.varied) trial.varied.emplace_back(option.name, table.text_of(option.name));
   trial.resolved = identity_text(table);
   trial.id = store::sha256_text(trial.resolved).substr(0, 8);
   return trial;
 }
 
-/// Choice number `index` of the grid: the last option changes fastest.
-std::vector<std::size_t> choice_of(std::size_t index, const std::vector<VariedOption>& varied) {
-  std::vector<std::size_t> choice(varied.size());
-  for (std::size_t i = varied.size(); i-- > 0;) {
-    choice[i] = index % varied[i].values.size();
-    index /= varied[i].values.size();
+/// Choice number `index` of the grid: the last axis changes fastest.
+std::vector<std::size_t> choice_of(std::size_t index, const std::vector<Axis>& axes) {
+  std::vector<std::size_t> choice(axes.size());
+  for (std::size_t i = axes.size(); i-- > 0;) {
+    choice[i] = index % axes[i].values.size();
+    index /= axes[i].values.size();
   }
   return choice;
 }
 
-std::size_t grid_size(const std::vector<VariedOption>& varied) {
+std::size_t grid_size(const std::vector<Axis>& axes) {
   std::size_t size = 1;
-  for (const VariedOption& option : varied) {
-    size *= option.values.size();
+  for (const Axis& axis : axes) {
+    size *= axis.values.size();
     if (size > kLargestGrid)
       fail_input("the sweep's grid has more than ", kLargestGrid, " trials; give fewer alternatives");
   }
@@ -128,29 +157,17 @@ std::string describe(const Trial& trial) {
   return text;
 }
 
-void expect_distinct(const std::vector<Trial>& trials) {
-  std::map<std::string, const Trial*> seen;
-  for (const Trial& trial : trials) {
-    const auto [other, added] = seen.emplace(trial.id, &trial);
-    if (!added) {
-      fail_input("trials ", other->second->number, " and ", trial.number, " of the sweep are the same (",
-                 describe(trial), "); leave out the repeated alternative");
-    }
+/// Takes the trial unless it is there already because a condition or a draw made it equal to another.
+/// Errors: InputError where the settings repeat it.
+void take(std::vector<Trial>& trials, std::map<std::string, std::size_t>& seen, Trial trial, bool drawn) {
+  const auto [other, added] = seen.emplace(trial.id, trials.size());
+  if (added) {
+    trial.number = static_cast<std::int64_t>(trials.size());
+    trials.push_back(std::move(trial));
+  } else if (trial.inactive.empty() && !drawn) {
+    fail_input("trials ", other->second, " and ", trials.size(), " of the sweep are the same (", describe(trial),
+               "); leave out the repeated alternative");
   }
-}
-
-/// Replicates enter the grid as its fastest option; returns whether they did.
-bool add_seeds(Parts& parts, const std::string& text) {
-  const std::vector<std::uint64_t> seeds = seed_list(text);
-  if (seeds.empty()) return false;
-  for (const VariedOption& option : parts.varied) {
-    if (option.name == kSeed) fail_input("option sweep.seeds: train.seed varies too; give the seeds in one of them");
-  }
-  VariedOption seed{kSeed, {}};
-  for (const std::uint64_t value : seeds) seed.values.push_back(std::to_string(value));
-  parts.varied.push_back(seed);
-  parts.where[kSeed] = "sweep.seeds";
-  return true;
 }
 
 }  // namespace
@@ -159,8 +176,23 @@ void declare(OptionTable& t, SweepConfig& c) {
   t.add("sweep.output", c.output, "", "Folder of the sweep: trials/, pictures/, results.csv, best.pt");
   t.add("sweep.seeds", c.seeds, "",
         "Train each combination once for each of these seeds, e.g. 0,1,2 (empty: train.seed alone)");
+  t.add("sweep.subset_seeds", c.subset_seeds, "",
+        "And once for each of these draws of data.subset (over data.subset_seed)");
+  t.add("sweep.replicates", c.replicates, "",
+        "crossed: every seed with every subset draw; zipped: the first with the first ...");
+  t.add("sweep.zip", c.zip, "",
+        "Options that change together instead of being combined, \"a, b | c, d\": a with b, and c with d");
+  t.add("sweep.conditions", c.conditions, "",
+        "Options that count only where another has such a value, \"hypernetwork.layer_norm_init if "
+        "hypernetwork.layer_norm = true | a if b = c or d\"; elsewhere they stand at their default");
+  t.add(
+      "sweep.draws", c.draws, "draws",
+      "How often options given as log_uniform(a, b), uniform(a, b), integer(a, b) or choice(a; b) are drawn, together");
+  t.add("sweep.draw_seed", c.draw_seed, "", "Seed of these draws; more draws leave the earlier ones as they are");
   t.add("sweep.pictures", c.pictures, "pictures",
         "Draw this many validation and this many test captions with the base and each trial (0: none)");
+  t.add("sweep.tflops_per_s", c.tflops_per_s, "TFLOP/s",
+        "Speed of one rank, to estimate times with (0: from finished trials, else measured here)");
 }
 
 bool is_operational(const std::string& option) {
@@ -169,38 +201,24 @@ bool is_operational(const std::string& option) {
   return names.count(option) > 0;
 }
 
-std::vector<std::uint64_t> seed_list(const std::string& text) {
-  std::vector<std::uint64_t> seeds;
-  for (const std::string& piece : split_list(text, ',')) {
-    std::uint64_t value = 0;
-    const auto [end, error] = std::from_chars(piece.data(), piece.data() + piece.size(), value);
-    if (error != std::errc{} || end != piece.data() + piece.size()) {
-      fail_input("option sweep.seeds: expected whole numbers separated by commas, found '", piece, "'");
-    }
-    if (std::find(seeds.begin(), seeds.end(), value) != seeds.end()) {
-      fail_input("option sweep.seeds: ", value, " stands there twice");
-    }
-    seeds.push_back(value);
-  }
-  return seeds;
-}
-
 Grid expand_grid(const std::vector<OptionSetting>& settings) {
   const std::vector<OptionSetting> unique = without_repeats(settings);
   Grid grid;
   grid.sweep = read_sweep_options(unique);
-  Parts parts = separate(unique);
-  const bool seeded = add_seeds(parts, grid.sweep.seeds);
-  const std::size_t size = grid_size(parts.varied);
-  for (std::size_t index = 0; index < size; ++index) {
-    Trial trial = make_trial(parts, choice_of(index, parts.varied));
-    trial.number = static_cast<std::int64_t>(index);
-    if (seeded) trial.varied.pop_back();
-    grid.trials.push_back(std::move(trial));
+  Parts parts = read_parts(unique, grid.sweep);
+  const bool drawn = std::any_of(parts.varied.begin(), parts.varied.end(), [](const auto& one) { return one.drawn; });
+  if (grid.sweep.draws > 0 && !drawn) {
+    fail_input(
+        "option sweep.draws: no option is drawn; give one as log_uniform(a, b), uniform(a, b), integer(a, b) or ",
+        "choice(a; b)");
   }
-  expect_distinct(grid.trials);
+  std::map<std::string, std::size_t> seen;
+  const std::size_t size = grid_size(parts.axes);
+  for (std::size_t index = 0; index < size; ++index) {
+    take(grid.trials, seen, make_trial(parts, choice_of(index, parts.axes)), drawn);
+  }
   grid.varied = std::move(parts.varied);
-  if (seeded) grid.varied.pop_back();
+  grid.conditions = std::move(parts.conditions);
   return grid;
 }
 

@@ -1,6 +1,9 @@
 #include "sweep/plan.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "adapt/hypernetwork.h"
@@ -9,6 +12,7 @@
 #include "data/sample_stream.h"
 #include "optim/schedule.h"
 #include "store/files.h"
+#include "sweep/cost.h"
 #include "sweep/trials.h"
 
 namespace ldmtune::sweep {
@@ -63,15 +67,77 @@ std::string grouped(std::int64_t number) {
   return digits;
 }
 
-json trial_entry(const Grid& grid, const Trial& trial) {
+/// 5_400 as "1 h 30 min".
+std::string duration(double seconds) {
+  char text[48];
+  if (seconds < 90) {
+    std::snprintf(text, sizeof text, "%.0f s", seconds);
+  } else if (seconds < 5400) {
+    std::snprintf(text, sizeof text, "%.0f min", seconds / 60);
+  } else {
+    const auto minutes = static_cast<long long>(std::llround(seconds / 60));
+    std::snprintf(text, sizeof text, "%lld h %02lld min", minutes / 60, minutes % 60);
+  }
+  return text;
+}
+
+std::string decimals(double value, const char* unit) {
+  char text[48];
+  std::snprintf(text, sizeof text, value < 10 ? "%.2f%s" : "%.0f%s", value, unit);
+  return text;
+}
+
+/// Costs of trials; base and data are read once for all that share them.
+class Costs {
+ public:
+  TrialCost of(const Trial& trial) {
+    const TrainConfig& config = trial.config;
+    const std::string key =
+        config.base.string() + '\n' + config.data.string() + '\n' + config.validation.adjacent.string();
+    auto found = grounds_.find(key);
+    if (found == grounds_.end()) {
+      const model::UNetConfig unet = base_unet_config(config.base);
+      found = grounds_.emplace(key, Ground{unet, data_size(config, unet)}).first;
+    }
+    return trial_cost(config, trainable_parameters(config), found->second.data, found->second.unet);
+  }
+
+ private:
+  struct Ground {
+    model::UNetConfig unet;
+    DataSize data;
+  };
+  std::map<std::string, Ground> grounds_;
+};
+
+/// Characters of UTF-8 text.
+std::size_t columns_of(const std::string& text) {
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+bool varies(const Grid& grid, const std::string& option) {
+  return std::any_of(grid.varied.begin(), grid.varied.end(), [&](const auto& one) { return one.name == option; });
+}
+
+std::string shown(const Trial& trial, const std::pair<std::string, std::string>& option) {
+  if (trial.inactive.count(option.first)) return "–";
+  return option.second.empty() ? "(none)" : option.second;
+}
+
+json trial_entry(const Grid& grid, const Trial& trial, Costs& costs) {
   json options = json::object();
-  for (const auto& [name, value] : trial.varied) options[name] = value;
+  for (const auto& [name, value] : trial.varied) options[name] = trial.inactive.count(name) ? json() : json(value);
+  const TrialCost cost = costs.of(trial);
   return {{"trial", trial.number},
           {"id", trial.id},
           {"folder", "trials/" + trial_folder(grid.sweep.output, trial).filename().string()},
           {"options", options},
           {"seed", trial.config.train.seed},
+          {"subset_seed", trial.config.data_options.subset_seed},
           {"trainable_parameters", trainable_parameters(trial.config)},
+          {"tflops", cost.tflops()},
+          {"memory_bytes", cost.bytes},
           {"length", training_length(trial.config)}};
 }
 
@@ -113,6 +179,18 @@ std::int64_t trainable_parameters(const TrainConfig& config) {
   return total;
 }
 
+std::map<std::int64_t, double> parameters_by_width(const TrainConfig& config) {
+  const adapt::Hypernetwork network(
+      adapt::HypernetworkSpec::from_config(config.hypernetwork, base_context_widths(config.base)));
+  std::map<std::int64_t, double> numbers;
+  for (const optim::ParameterSpec& parameter : network.parameters()) {
+    double elements = 1;
+    for (const std::int64_t extent : parameter.shape) elements *= static_cast<double>(extent);
+    numbers[std::strtoll(parameter.name.c_str(), nullptr, 10)] += elements;  // "768.k.linear.0.weight"
+  }
+  return numbers;
+}
+
 std::string training_length(const TrainConfig& config) {
   if (config.train.num_train_epochs > 0) return std::to_string(config.train.num_train_epochs) + " epochs";
   const optim::PiecewiseSchedule rate(config.optim.learning_rate, "optim.learning_rate");
@@ -130,13 +208,13 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<std::size_t> widths;
   for (const auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()), 0);
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], columns_of(row[i]));
   }
   std::string out;
   for (std::size_t r = 0; r < rows.size(); ++r) {
     std::string line, rule;
     for (std::size_t i = 0; i < rows[r].size(); ++i) {
-      line += rows[r][i] + std::string(widths[i] - rows[r][i].size() + 2, ' ');
+      line += rows[r][i] + std::string(widths[i] - columns_of(rows[r][i]) + 2, ' ');
       rule += std::string(widths[i], '-') + "  ";
     }
     line.erase(line.find_last_not_of(' ') + 1);
@@ -149,26 +227,44 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
 std::string plan_table(const Grid& grid) {
   std::vector<std::string> head{"trial", "id"};
   for (const VariedOption& option : grid.varied) head.push_back(option.name);
-  head.insert(head.end(), {"seed", "trainable parameters", "steps"});
+  const bool draws_subsets = !grid.sweep.subset_seeds.empty() && !varies(grid, "data.subset_seed");
+  if (draws_subsets) head.emplace_back("subset seed");
+  head.insert(head.end(), {"seed", "trainable parameters", "steps", "TFLOP", "memory", "time"});
   std::vector<std::vector<std::string>> rows{head};
+  Costs costs;
+  const Speed speed = grid.trials.empty() ? Speed{} : estimate_speed(grid);
+  double tflops = 0, largest = 0;
   for (const Trial& trial : grid.trials) {
     std::vector<std::string> row{std::to_string(trial.number), trial.id};
-    for (const auto& varied : trial.varied) row.push_back(varied.second.empty() ? "(none)" : varied.second);
+    for (const auto& varied : trial.varied) row.push_back(shown(trial, varied));
     checked(trial, [&] {
+      const TrialCost cost = costs.of(trial);
+      if (draws_subsets) row.push_back(std::to_string(trial.config.data_options.subset_seed));
       row.push_back(std::to_string(trial.config.train.seed));
       row.push_back(grouped(trainable_parameters(trial.config)));
       row.push_back(training_length(trial.config));
+      row.push_back(decimals(cost.tflops(), ""));
+      row.push_back(decimals(cost.bytes * 1e-9, " GB"));
+      row.push_back(duration(1e12 * cost.tflops() / speed.flops_per_s));
+      tflops += cost.tflops();
+      largest = std::max(largest, cost.bytes);
     });
     rows.push_back(row);
   }
-  return format_table(rows);
+  return format_table(rows) + cat("\n", grid.trials.size(), " trials, ", decimals(tflops, " TFLOP"), ", about ",
+                                  duration(1e12 * tflops / speed.flops_per_s), " of one rank at ",
+                                  decimals(speed.flops_per_s * 1e-9, " GFLOP/s"), " (", speed.source, "); at most ",
+                                  decimals(largest * 1e-9, " GB"), " of memory a rank.\n");
 }
 
 void write_plan(const Grid& grid) {
   json varied = json::array();
   for (const VariedOption& option : grid.varied) varied.push_back(option.name);
   json trials = json::array();
-  for (const Trial& trial : grid.trials) trials.push_back(trial_entry(grid, trial));
+  Costs costs;
+  for (const Trial& trial : grid.trials) trials.push_back(trial_entry(grid, trial, costs));
+  json conditions = json::object();
+  for (const Condition& condition : grid.conditions) conditions[condition.option].push_back(condition.referent);
   const TrainConfig& first = grid.trials.front().config;
   std::filesystem::create_directories(grid.sweep.output);
   store::write_json(grid.sweep.output / "sweep.json", {{"format", "ldmtune-sweep"},
@@ -177,6 +273,7 @@ void write_plan(const Grid& grid) {
                                                        {"data", first.data.string()},
                                                        {"adjacent", first.validation.adjacent.string()},
                                                        {"varied", varied},
+                                                       {"conditions", conditions},
                                                        {"trials", trials}});
 }
 

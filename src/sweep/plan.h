@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -19,6 +20,9 @@ std::set<std::int64_t> base_context_widths(const std::filesystem::path& base);
 /// options refuse.
 std::int64_t trainable_parameters(const TrainConfig& config);
 
+/// The same of a hypernetwork, by the width of the context its networks read.
+std::map<std::int64_t, double> parameters_by_width(const TrainConfig& config);
+
 /// "300", or "2 epochs" where epochs decide.
 std::string training_length(const TrainConfig& config);
 
@@ -26,7 +30,8 @@ std::string training_length(const TrainConfig& config);
 /// for `ranks` ranks. Errors: InputError naming the trial and what is wrong.
 void check_trials(const std::vector<const Trial*>& trials, int ranks);
 
-/// One line a trial: number, id, varied options, seed, trainable parameters, steps.
+/// One line a trial: number, id, varied options ("–" where a condition leaves one out), seed, trainable parameters,
+/// steps, TFLOP, estimated memory and time on one rank; then the sums. Times are estimates: see estimate_speed.
 std::string plan_table(const Grid& grid);
 
 /// Left-aligned columns with two blanks between them, the first row underlined.

@@ -64,62 +64,26 @@ std::string fixed(double value, int digits) {
   return text;
 }
 
-/// Trials with the same varied options but the seed are replicates.
+/// Trials with the same varied options but the seeds are replicates.
 std::string options_key(const Trial& trial) {
   std::string key;
   for (const auto& [name, value] : trial.varied) {
-    if (name != "train.seed") key += name + '\n' + value + '\n';
+    if (name != "train.seed" && name != "data.subset_seed") key += name + '\n' + value + '\n';
   }
   return key;
 }
+
+}  // namespace
 
 bool is_scored(const ResultRow& row) {
   return row.state.status == TrialStatus::done && std::isfinite(score(row, "heldout_loss"));
 }
 
-/// Losses are comparable only on the same base and the same validation images.
-void warn_if_not_comparable(const std::vector<ResultRow>& rows) {
-  for (const char* key : {"base_sha256", "dataset_sha256"}) {
-    std::string first;
-    for (const ResultRow& row : rows) {
-      if (!is_scored(row)) continue;
-      const std::string value = row.state.result.value(key, "");
-      if (first.empty()) first = value;
-      if (value != first) {
-        LDMTUNE_LOG(warning) << "trials of this sweep differ in " << key
-                             << ": their held-out losses compare different things";
-        return;
-      }
-    }
-  }
-}
-
-json card(const Grid& grid, const std::vector<ResultRow>& rows, const ResultRow& best, const fs::path& file) {
-  const json& result = best.state.result;
-  json options = json::object(), scores = json::object();
-  for (const auto& [name, value] : best.trial->varied) options[name] = value;
+json scores_of(const json& result) {
+  json scores = json::object();
   for (const ScoreColumn& column : kScores) scores[column.column] = result.value(column.key, json());
-  const auto candidates = std::count_if(rows.begin(), rows.end(), is_scored);
-  return {{"format", "ldmtune-best"},
-          {"version", 1},
-          {"file", file.filename().string()},
-          {"sha256", store::sha256_file(file)},
-          {"chosen_by", "lowest mean held-out (validation) loss over seeds, then the seed with the lowest"},
-          {"candidates", candidates},
-          {"trial", best.trial->number},
-          {"id", best.trial->id},
-          {"folder", "trials/" + best.state.folder.filename().string()},
-          {"checkpoint", result.value("checkpoint", "")},
-          {"method", best.trial->config.method},
-          {"options", options},
-          {"seed", best.trial->config.train.seed},
-          {"scores", scores},
-          {"base", {{"path", best.trial->config.base.string()}, {"sha256", result.value("base_sha256", "")}}},
-          {"dataset", {{"path", best.trial->config.data.string()}, {"sha256", result.value("dataset_sha256", "")}}},
-          {"sweep", grid.sweep.output.string()}};
+  return scores;
 }
-
-}  // namespace
 
 std::vector<ResultRow> read_results(const Grid& grid) {
   std::vector<ResultRow> rows;
@@ -136,14 +100,15 @@ double score(const ResultRow& row, const std::string& key) {
 std::string results_csv(const Grid& grid, const std::vector<ResultRow>& rows) {
   std::vector<std::string> head{"trial", "id", "status"};
   for (const VariedOption& option : grid.varied) head.push_back(option.name);
-  head.emplace_back("seed");
+  head.insert(head.end(), {"seed", "subset_seed"});
   for (const ScoreColumn& column : kScores) head.emplace_back(column.column);
   head.insert(head.end(), {"folder", "reason"});
   std::string text = csv_line(head);
   for (const ResultRow& row : rows) {
     std::vector<std::string> fields{std::to_string(row.trial->number), row.trial->id, to_string(row.state.status)};
-    for (const auto& varied : row.trial->varied) fields.push_back(varied.second);
+    for (const auto& [name, value] : row.trial->varied) fields.push_back(row.trial->inactive.count(name) ? "" : value);
     fields.push_back(std::to_string(row.trial->config.train.seed));
+    fields.push_back(std::to_string(row.trial->config.data_options.subset_seed));
     for (const ScoreColumn& column : kScores) fields.push_back(number_text(row.state.result, column.key));
     fields.push_back("trials/" + row.state.folder.filename().string());
     fields.push_back(row.state.reason);
@@ -188,7 +153,9 @@ std::string results_table(const Grid& grid, const std::vector<ResultRow>& rows) 
   std::vector<std::vector<std::string>> table{head};
   for (const ResultRow* row : order) {
     std::vector<std::string> line{std::to_string(row->trial->number), row->trial->id};
-    for (const auto& varied : row->trial->varied) line.push_back(varied.second.empty() ? "(none)" : varied.second);
+    for (const auto& [name, value] : row->trial->varied) {
+      line.push_back(row->trial->inactive.count(name) ? "–" : value.empty() ? "(none)" : value);
+    }
     line.insert(line.end(), {std::to_string(row->trial->config.train.seed), to_string(row->state.status),
                              fixed(score(*row, "heldout_loss"), 4), fixed(score(*row, "base_heldout_loss"), 4),
                              fixed(score(*row, "concept_train_loss"), 4), fixed(score(*row, "adjacent_loss"), 4),
@@ -196,24 +163,6 @@ std::string results_table(const Grid& grid, const std::vector<ResultRow>& rows) 
     table.push_back(line);
   }
   return format_table(table);
-}
-
-fs::path export_best(const Grid& grid, const std::vector<ResultRow>& rows) {
-  warn_if_not_comparable(rows);
-  const ResultRow* best = winner(rows);
-  if (best == nullptr) fail(grid.sweep.output.string(), ": no trial is done yet; run `ldmtune sweep ... run` first");
-  const std::string name = best->state.result.value("export", "");
-  const fs::path source = best->state.folder / name;
-  if (name.empty() || !fs::exists(source)) {
-    fail(best->state.folder.string(), ": result.json names no export that is there (found '", name,
-         "'); write one with `ldmtune export`");
-  }
-  const fs::path target = grid.sweep.output / ("best" + source.extension().string());
-  store::write_atomically(target, [&](const fs::path& temporary) {
-    fs::copy_file(source, temporary, fs::copy_options::overwrite_existing);
-  });
-  store::write_json(grid.sweep.output / "best.json", card(grid, rows, *best, target));
-  return target;
 }
 
 }  // namespace ldmtune::sweep

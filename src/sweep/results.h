@@ -1,5 +1,6 @@
 #pragma once
-// What came out of the trials: results.csv, the ranking, the winner. Validation chooses; test losses are reported only.
+// What came out of the trials: results.csv, the ranking, the winner (best.h exports it). Validation chooses; test
+// losses are reported only.
 
 #include <filesystem>
 #include <string>
@@ -17,12 +18,18 @@ struct ResultRow {
 /// One row a trial, in the order of the grid. The rows refer to `grid`.
 std::vector<ResultRow> read_results(const Grid& grid);
 
+/// A trial that is done and was measured.
+bool is_scored(const ResultRow& row);
+
+/// The scores of a result.json under the names of results.csv's columns.
+nlohmann::json scores_of(const nlohmann::json& result);
+
 /// A number of result.json; NaN where it is missing or null.
 double score(const ResultRow& row, const std::string& key);
 
-/// The table as CSV (RFC 4180): trial, id, status, every varied option, seed, heldout_loss, base_heldout_loss,
-/// best_heldout_loss, best_step, train_loss, adjacent_loss, base_adjacent_loss, test_loss, base_test_loss,
-/// trainable_parameters, steps, seconds, samples_per_s, folder, reason. What is not known is empty.
+/// The table as CSV (RFC 4180): trial, id, status, every varied option, seed, subset_seed, heldout_loss,
+/// base_heldout_loss, best_heldout_loss, best_step, train_loss, adjacent_loss, base_adjacent_loss, test_loss,
+/// base_test_loss, trainable_parameters, steps, seconds, samples_per_s, folder, reason. What is not known is empty.
 std::string results_csv(const Grid& grid, const std::vector<ResultRow>& rows);
 
 /// Writes <sweep.output>/results.csv atomically.
@@ -34,10 +41,5 @@ const ResultRow* winner(const std::vector<ResultRow>& rows);
 
 /// For the console: finished trials by held-out loss, then the others with what became of them.
 std::string results_table(const Grid& grid, const std::vector<ResultRow>& rows);
-
-/// Copies the winner's last checkpoint in its exchange format to <sweep.output>/best<extension> (best.pt) and writes
-/// best.json: which trial, options, scores, base, dataset, sha256. Returns the file. Errors: Error if no trial is done
-/// or its export is missing.
-std::filesystem::path export_best(const Grid& grid, const std::vector<ResultRow>& rows);
 
 }  // namespace ldmtune::sweep

@@ -63,7 +63,9 @@ TEST_F(PlanTest, ABadUnetConfigIsNamed) {
 TEST_F(PlanTest, TableListsTrialsWithoutWriting) {
   const Grid planned = grid({{"train.max_train_steps", "300"}, {"optim.learning_rate", "1e-3:200, 1e-4:250"}});
   const std::string table = plan_table(planned);
-  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 6);
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 8) << table;
+  EXPECT_NE(table.find("4 trials, "), std::string::npos) << table;
+  EXPECT_NE(table.find("measured on this machine"), std::string::npos) << table;
   EXPECT_NE(table.find("hypernetwork.layer_structure"), std::string::npos);
   EXPECT_NE(table.find(planned.trials[3].id + "  1,2,4,2,1"), std::string::npos);
   EXPECT_NE(table.find("250"), std::string::npos) << "the schedule ends training first";

@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "store/image.h"
+#include "sweep/best.h"
 #include "sweep_fixture.h"
 
 namespace ldmtune::sweep {
@@ -35,13 +37,14 @@ TEST_F(Results, TableHasOneRowATrialAndEmptyCellsForTheUnknown) {
   const std::vector<std::string> lines = lines_of(store::read_text(grid.sweep.output / "results.csv"));
   ASSERT_EQ(lines.size(), 5u);
   EXPECT_EQ(lines[0],
-            "trial,id,status,hypernetwork.layer_structure,hypernetwork.layer_norm,seed,heldout_loss,base_heldout_loss,"
+            "trial,id,status,hypernetwork.layer_structure,hypernetwork.layer_norm,seed,subset_seed,heldout_loss,base_"
+            "heldout_loss,"
             "best_heldout_loss,best_step,train_loss,adjacent_loss,base_adjacent_loss,test_loss,base_test_loss,"
             "trainable_parameters,steps,seconds,samples_per_s,folder,reason");
-  EXPECT_EQ(lines[1], "0," + grid.trials[0].id + ",done,\"1,2,1\",false,0,0.3,0.5,,,0.05,,,0.7,,,10,,,trials/000-" +
+  EXPECT_EQ(lines[1], "0," + grid.trials[0].id + ",done,\"1,2,1\",false,0,0,0.3,0.5,,,0.05,,,0.7,,,10,,,trials/000-" +
                           grid.trials[0].id + ",");
   EXPECT_EQ(lines[3].substr(0, 11), "2," + grid.trials[2].id + ",");
-  EXPECT_NE(lines[3].find(",pending,\"1,2,4,2,1\",false,0,,,"), std::string::npos);
+  EXPECT_NE(lines[3].find(",pending,\"1,2,4,2,1\",false,0,0,,,"), std::string::npos);
 }
 
 TEST_F(Results, QuotesAreDoubledAndReasonsKept) {
@@ -84,6 +87,47 @@ TEST_F(Results, BestIsACopyWithACard) {
   EXPECT_EQ(card.at("scores").at("heldout_loss"), 0.2);
   EXPECT_TRUE(card.at("scores").at("adjacent_loss").is_null());
   EXPECT_EQ(card.at("sha256"), store::sha256_file(file));
+}
+
+TEST_F(Results, BestHasAReadableCardAndAPictureWhereSomeWereDrawn) {
+  const Grid grid = expand_grid(settings());
+  finish(grid, {0.3, NAN, 0.2, NAN});
+  export_best(grid, read_results(grid));
+  EXPECT_FALSE(fs::exists(grid.sweep.output / "best.png"));
+  const fs::path pictures = grid.sweep.output / "pictures";
+  const std::string trial = "002-" + grid.trials[2].id;
+  for (const std::string& column : {std::string("base"), trial}) {
+    fs::create_directories(pictures / column);
+    store::write_png(pictures / column / "7.png", at::full({64, 64, 3}, 90, at::kByte));
+  }
+  store::write_json(pictures / "index.json", {{"images", {{{"sample_id", 7}, {"caption", "a red ball"}}}}});
+  export_best(grid, read_results(grid));
+  EXPECT_GT(store::read_image(grid.sweep.output / "best.png").size(1), 2 * 128);
+  const std::string card = store::read_text(grid.sweep.output / "best.md");
+  for (const char* said : {"hypernetwork.layer_structure | 1,2,4,2,1", "best.png", "heldout_loss | 0.2", "trial 2 of",
+                           "test images chose nothing"}) {
+    EXPECT_NE(card.find(said), std::string::npos) << said << "\n" << card;
+  }
+}
+
+TEST_F(Results, WithoutPicturesTheLastPreviewIsTaken) {
+  const Grid grid = expand_grid(settings());
+  finish(grid, {0.3});
+  const fs::path samples = trial_folder(grid.sweep.output, grid.trials[0]) / "samples";
+  fs::create_directories(samples);
+  store::write_text(samples / "step-00000005.png", "old");
+  store::write_text(samples / "step-00000010.png", "last");
+  export_best(grid, read_results(grid));
+  EXPECT_EQ(store::read_text(grid.sweep.output / "best.png"), "last");
+}
+
+TEST_F(Results, WhatDoesNotCountIsEmpty) {
+  const Grid grid =
+      expand_grid(settings({{"hypernetwork.layer_norm_init", "ones | zero_last"},
+                            {"sweep.conditions", "hypernetwork.layer_norm_init if hypernetwork.layer_norm = true"}}));
+  finish(grid, {0.3});
+  const std::vector<std::string> lines = lines_of(results_csv(grid, read_results(grid)));
+  EXPECT_NE(lines[1].find(",\"1,2,1\",false,,0,0,0.3"), std::string::npos) << lines[1];
 }
 
 TEST_F(Results, AMissingExportIsAnErrorThatKeepsTheOldBest) {
