@@ -50,14 +50,6 @@ bool has_checkpoint(const fs::path& folder) {
   });
 }
 
-void record_failure(const fs::path& folder, const Trial& trial, const std::string& reason, ExitCode code) {
-  LDMTUNE_LOG(error) << "trial " << trial.number << " (" << trial.id << ") failed: " << reason;
-  fs::create_directories(folder.parent_path());
-  store::write_json(
-      failure_file(folder),
-      {{"trial", trial.number}, {"id", trial.id}, {"reason", reason}, {"exit_code", static_cast<int>(code)}});
-}
-
 /// How one trial ended, the same on every rank.
 struct Outcome {
   ExitCode code = ExitCode::done;
@@ -97,10 +89,30 @@ TrialState shared_state(const Grid& grid, const Trial& trial, comm::Communicator
 }
 
 Outcome run_one(const Grid& grid, const Trial& trial, comm::Communicator& comm, const Trainer& trainer) {
+  const std::optional<TrainConfig> config = config_to_train(grid, trial, comm);
+  if (!config) return {};
+  Outcome outcome = train_together(*config, comm, trainer);
+  if (outcome.code == ExitCode::failed || outcome.code == ExitCode::bad_input) {
+    if (comm.rank() == 0) record_failure(config->output, trial, outcome.reason, outcome.code);
+  }
+  return outcome;
+}
+
+}  // namespace
+
+void record_failure(const fs::path& folder, const Trial& trial, const std::string& reason, ExitCode code) {
+  LDMTUNE_LOG(error) << "trial " << trial.number << " (" << trial.id << ") failed: " << reason;
+  fs::create_directories(folder.parent_path());
+  store::write_json(
+      failure_file(folder),
+      {{"trial", trial.number}, {"id", trial.id}, {"reason", reason}, {"exit_code", static_cast<int>(code)}});
+}
+
+std::optional<TrainConfig> config_to_train(const Grid& grid, const Trial& trial, comm::Communicator& comm) {
   const TrialState state = shared_state(grid, trial, comm);
   if (state.status == TrialStatus::done) {
     LDMTUNE_LOG(info) << "trial " << trial.number << " (" << trial.id << ") is done already";
-    return {};
+    return std::nullopt;
   }
   if (comm.rank() == 0) fs::remove(failure_file(state.folder));
   std::string options;
@@ -110,14 +122,8 @@ Outcome run_one(const Grid& grid, const Trial& trial, comm::Communicator& comm, 
   TrainConfig config = trial.config;
   config.output = state.folder;
   config.train.resume_from_checkpoint = "latest";
-  Outcome outcome = train_together(config, comm, trainer);
-  if (outcome.code == ExitCode::failed || outcome.code == ExitCode::bad_input) {
-    if (comm.rank() == 0) record_failure(state.folder, trial, outcome.reason, outcome.code);
-  }
-  return outcome;
+  return config;
 }
-
-}  // namespace
 
 std::string to_string(TrialStatus status) {
   switch (status) {

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <span>
+#include <utility>
 
 #include "core/progress.h"
 #include "train/gradient_world.h"
@@ -35,7 +37,7 @@ class Pack {
     bar.start_from(done);
     while (!members_.empty()) {
       update_all();
-      const bool stop = should_stop();
+      const bool stop = agree_on_stop_and_failures();
       for (std::size_t i = 0; i < members_.size(); ++i) {
         attempt(i, [&] { members_[i].run->after_step(stop); });
       }
@@ -52,7 +54,7 @@ class Pack {
   struct Member {
     std::size_t index;
     std::unique_ptr<TrialRun> run;
-    bool failed = false;
+    bool leaves = false;  ///< failed or finished
   };
 
   /// Runs one trial's work; its failure is its own where somebody is told of it.
@@ -73,7 +75,7 @@ class Pack {
 
   template <class Work>
   void attempt(std::size_t member, const Work& work) {
-    if (!members_[member].failed && !guarded(members_[member].index, work)) members_[member].failed = true;
+    if (!members_[member].leaves && !guarded(members_[member].index, work)) members_[member].leaves = true;
   }
 
   /// Takes trials from the queue until the pack is full. A trial that is resumed at its end finishes here.
@@ -105,20 +107,31 @@ class Pack {
     }
   }
 
-  bool should_stop() {
+  /// True if any rank was asked to stop. A trial that failed on one rank (a full disk) has failed on all.
+  bool agree_on_stop_and_failures() {
     const std::int64_t stop_after = shared_.config.train.stop_after;
     const bool enough = stop_after > 0 && updates_of_process_ >= stop_after;
-    return comm_.any(enough || StopSignals::received() != 0);
+    std::vector<double> flags{enough || StopSignals::received() != 0 ? 1.0 : 0.0};
+    for (const Member& member : members_) flags.push_back(member.leaves ? 1.0 : 0.0);
+    const std::vector<double> all = comm_.all_gather(std::span<const double>(flags));
+    bool stop = false;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const std::size_t flag = i % flags.size();
+      if (all[i] == 0) continue;
+      if (flag == 0) stop = true;
+      if (flag > 0) members_[flag - 1].leaves = true;
+    }
+    return stop;
   }
 
   void leave_finished() {
     for (Member& member : members_) {
-      if (member.failed || !member.run->is_finished()) continue;
+      if (member.leaves || !member.run->is_finished()) continue;
       if (guarded(member.index, [&] { member.run->finish(); }) && on_end_) on_end_(member.index, nullptr);
       finished_updates_ += member.run->max_train_steps();
-      member.failed = true;  // it leaves
+      member.leaves = true;
     }
-    std::erase_if(members_, [](const Member& member) { return member.failed; });
+    std::erase_if(members_, [](const Member& member) { return member.leaves; });
   }
 
   /// Updates done and to do of the trials seen so far; those still in the queue count as the first one does.
