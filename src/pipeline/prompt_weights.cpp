@@ -71,10 +71,16 @@ class Parser {
         if (escapes) add(rest.substr(1, 1));
         return escapes ? 2 : 1;
       }
-      case '(': round_.push_back(parts_.size()); return 1;
-      case '[': square_.push_back(parts_.size()); return 1;
-      case ')': return close(round_, kBracket, rest.substr(0, 1));
-      case ']': return close(square_, 1 / kBracket, rest.substr(0, 1));
+      case '(':
+        round_.push_back(parts_.size());
+        return 1;
+      case '[':
+        square_.push_back(parts_.size());
+        return 1;
+      case ')':
+        return close(round_, kBracket, rest.substr(0, 1));
+      case ']':
+        return close(square_, 1 / kBracket, rest.substr(0, 1));
       case ':':
         if (const auto found = read_weight(rest)) return close(round_, found->weight, rest.substr(0, found->length));
         add(rest.substr(0, 1));
@@ -190,10 +196,10 @@ class ChunkWriter {
 std::vector<WeightedText> parse_prompt(const std::string& prompt) { return Parser().parse(prompt); }
 
 WeightedTokens encode_weighted(const model::CLIPTokenizer& tokenizer, const std::string& prompt,
-                               std::int64_t model_max_length, std::int64_t max_chunks) {
+                               std::int64_t model_max_length, std::int64_t max_chunks, bool added_tokens) {
   const std::vector<WeightedText> parts = parse_prompt(prompt);
   if (parts.size() == 1 && parts.front().weight == 1 && !parts.front().is_break) {
-    auto encoded = tokenizer.encode(parts.front().text, model_max_length, max_chunks);
+    auto encoded = tokenizer.encode(parts.front().text, model_max_length, max_chunks, added_tokens);
     return {std::move(encoded.input_ids), {}, encoded.truncated};
   }
   ChunkWriter writer(tokenizer, model_max_length, max_chunks);
@@ -202,7 +208,7 @@ WeightedTokens encode_weighted(const model::CLIPTokenizer& tokenizer, const std:
       writer.next();
       continue;
     }
-    for (const std::int64_t token : tokenizer.tokenize(part.text)) writer.add(token, part.weight);
+    for (const std::int64_t token : tokenizer.tokenize(part.text, added_tokens)) writer.add(token, part.weight);
   }
   return writer.finish();
 }

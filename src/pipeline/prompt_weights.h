@@ -32,7 +32,7 @@ struct WeightedTokens {
 };
 /// Stretches are tokenized one by one. Errors: InputError as CLIPTokenizer::encode's.
 WeightedTokens encode_weighted(const model::CLIPTokenizer& tokenizer, const std::string& prompt,
-                               std::int64_t model_max_length, std::int64_t max_chunks);
+                               std::int64_t model_max_length, std::int64_t max_chunks, bool added_tokens = true);
 
 /// hidden (T, D) of one chunk times weights (T), then scaled so that its mean is what it was (A1111's "Original"
 /// emphasis).

@@ -24,6 +24,10 @@ at::Tensor weighted_rows(const at::Tensor& hidden, const at::Tensor& weights) {
 
 }  // namespace
 
+PromptOptions prompt_options(const CaptionConfig& config) {
+  return {.max_chunks = config.max_chunks, .weights = config.weights, .clip_skip = config.clip_skip};
+}
+
 PromptEncoder::PromptEncoder(const model::BaseModel& base, const PromptOptions& options)
     : base_(base), options_(options) {
   if (options.max_chunks < 1 || options.max_chunks > kMostChunks) {
@@ -39,21 +43,27 @@ PromptEncoder::PromptEncoder(const model::BaseModel& base, const PromptOptions& 
   }
 }
 
-PromptEncoder::Entry& PromptEncoder::entry(const std::string& prompt) {
-  const auto found = cache_.find(prompt);
-  if (found != cache_.end()) return found->second;
+PromptEncoder::Entry PromptEncoder::tokenized(const std::string& prompt, bool added_tokens, bool& truncated) const {
+  const std::int64_t length = base_.model_max_length, chunks = options_.max_chunks;
   Entry made;
-  bool truncated = false;
   if (options_.weights) {
-    const auto encoded = encode_weighted(*base_.tokenizer, prompt, base_.model_max_length, options_.max_chunks);
+    const auto encoded = encode_weighted(*base_.tokenizer, prompt, length, chunks, added_tokens);
     made.input_ids = at::tensor(encoded.input_ids, at::kLong);
     if (!encoded.weights.empty()) made.weights = at::tensor(encoded.weights, at::kFloat);
     truncated = encoded.truncated;
   } else {
-    const auto encoded = base_.tokenizer->encode(prompt, base_.model_max_length, options_.max_chunks);
+    const auto encoded = base_.tokenizer->encode(prompt, length, chunks, added_tokens);
     made.input_ids = at::tensor(encoded.input_ids, at::kLong);
     truncated = encoded.truncated;
   }
+  return made;
+}
+
+PromptEncoder::Entry& PromptEncoder::entry(const std::string& prompt) {
+  const auto found = cache_.find(prompt);
+  if (found != cache_.end()) return found->second;
+  bool truncated = false;
+  Entry made = tokenized(prompt, /*added_tokens=*/true, truncated);
   if (truncated) ++truncated_;
   return cache_.emplace(prompt, std::move(made)).first->second;
 }
@@ -76,10 +86,13 @@ at::Tensor PromptEncoder::token_weights(const std::vector<std::string>& prompts)
   return plain ? at::Tensor() : at::stack(rows);
 }
 
-at::Tensor PromptEncoder::encode_chunks(const Entry& cached) const {
+at::Tensor PromptEncoder::encode_alone(const std::string& prompt, const Entry& cached) const {
   const at::NoGradGuard no_grad;
-  const at::Tensor weights = cached.weights.defined() ? cached.weights.unsqueeze(0) : at::Tensor();
-  return encode_ids(cached.input_ids.unsqueeze(0), nullptr, weights).squeeze(0);
+  const bool known = cached.input_ids.max().item<std::int64_t>() < base_.text_encoder->vocab_size();
+  bool truncated = false;
+  const Entry plain = known ? cached : tokenized(prompt, /*added_tokens=*/false, truncated);
+  const at::Tensor weights = plain.weights.defined() ? plain.weights.unsqueeze(0) : at::Tensor();
+  return encode_ids(plain.input_ids.unsqueeze(0), nullptr, weights).squeeze(0);
 }
 
 at::Tensor PromptEncoder::encode_ids(const at::Tensor& input_ids, model::ModelHooks* hooks,
@@ -108,7 +121,7 @@ at::Tensor PromptEncoder::encode(const std::vector<std::string>& prompts) {
   for (const std::string& prompt : prompts) {
     Entry& cached = entry(prompt);
     if (!cached.context.defined()) {
-      at::Tensor context = encode_chunks(cached);
+      at::Tensor context = encode_alone(prompt, cached);
       make_room(context.nbytes());
       context_bytes_ += context.nbytes();
       cached.context = std::move(context);

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/config.h"
 #include "model/base_model.h"
 #include "model/hooks.h"
 
@@ -20,6 +21,9 @@ struct PromptOptions {
   bool weights = false;         ///< read (word:1.1), [word] and BREAK as pipeline/prompt_weights.h says
   std::int64_t clip_skip = 1;   ///< layer -clip_skip of the text encoder is the context
 };
+
+/// As captions are read while training.
+PromptOptions prompt_options(const CaptionConfig& config);
 
 class PromptEncoder {
  public:
@@ -34,7 +38,8 @@ class PromptEncoder {
   /// f32 (B, max_chunks * model_max_length): how strongly each token counts; undefined if all count alike.
   at::Tensor token_weights(const std::vector<std::string>& prompts);
   /// (B, T, D): chunks encoded separately and concatenated; no gradient; each prompt encoded alone (batch of 1), so
-  /// that a context's bits do not depend on its neighbours.
+  /// that a context's bits do not depend on its neighbours. New words (CLIPTokenizer::add_token) are read as text: the
+  /// base does not know them.
   at::Tensor encode(const std::vector<std::string>& prompts);
   /// (B, T, D) of input_ids (B, max_chunks * model_max_length) through `hooks` (embeddings, text-encoder adapters), with
   /// gradient where grad mode is on; nothing is kept. `weights` as token_weights gives them.
@@ -49,7 +54,8 @@ class PromptEncoder {
     at::Tensor context;    ///< (T, D) on the text encoder's device; undefined until asked for
   };
   Entry& entry(const std::string& prompt);
-  at::Tensor encode_chunks(const Entry& entry) const;
+  Entry tokenized(const std::string& prompt, bool added_tokens, bool& truncated) const;
+  at::Tensor encode_alone(const std::string& prompt, const Entry& entry) const;
   void make_room(std::size_t bytes);
 
   const model::BaseModel& base_;

@@ -176,7 +176,7 @@ class Painter {
   }
 
   at::Tensor generate(const Picture& picture) {
-    if (!prompts_) prompts_ = std::make_unique<pipeline::PromptEncoder>(base(), caption_.max_chunks);
+    if (!prompts_) prompts_ = std::make_unique<pipeline::PromptEncoder>(base(), pipeline::prompt_options(caption_));
     const data::CaptionTemplates templates(caption_.template_text, caption_.name);
     pipeline::GenerateRequest request;
     request.prompt = templates.plain(picture.caption);

@@ -37,6 +37,7 @@ BatchSource::BatchSource(const data::LatentDataset& dataset, std::vector<std::ve
       samples_by_bucket_(std::move(samples_by_bucket)),
       schedule_(schedule),
       prompts_(prompts),
+      tags_(config.caption),
       templates_(config.caption.template_text, config.caption.name),
       caption_dropout_(config.caption.dropout),
       data_seed_(config.data_options.seed),
@@ -85,7 +86,8 @@ MicroBatch BatchSource::make(const std::vector<data::Draw>& draws, std::uint64_t
     latents.push_back(clean_latent(sample, draw.draw, trial_seed));
     noise.push_back(normal_tensor({trial_seed, Purpose::noise, kDataset, draw.draw}, latents.back().sizes()));
     timesteps.push_back(draw_timestep(trial_seed, draw.draw, schedule_.num_train_timesteps()));
-    captions.push_back(templates_.apply(dataset_.caption(sample), trial_seed, kDataset, draw.draw, caption_dropout_));
+    const std::string caption = tags_.apply(dataset_.caption(sample), trial_seed, kDataset, draw.draw);
+    captions.push_back(templates_.apply(caption, trial_seed, kDataset, draw.draw, caption_dropout_));
   }
   const auto rows = static_cast<std::int64_t>(draws.size());
   batch.sample_id = at::tensor(ids, at::kLong);
@@ -100,6 +102,7 @@ MicroBatch BatchSource::make(const std::vector<data::Draw>& draws, std::uint64_t
   batch.noise = batch.noise.to(device_);
   batch.timestep = batch.timestep.to(device_);
   batch.input_ids = prompts_.input_ids(captions);
+  batch.token_weights = prompts_.token_weights(captions);
   batch.context = prompts_.encode(captions).to(device_, at::kFloat);
   batch.weight = at::ones({rows}, at::TensorOptions(at::kFloat).device(device_));
   return batch;

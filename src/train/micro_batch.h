@@ -9,6 +9,7 @@
 
 #include "core/config.h"
 #include "core/random.h"
+#include "data/caption_tags.h"
 #include "data/captions.h"
 #include "data/latent_dataset.h"
 #include "data/sample_stream.h"
@@ -27,6 +28,7 @@ struct MicroBatch {
   at::Tensor noisy;                  ///< f32 (b, C, h, w)
   at::Tensor timestep;               ///< i64 (b)
   at::Tensor input_ids;              ///< i64 (b, L), CPU
+  at::Tensor token_weights;          ///< f32 (b, L), CPU; undefined where all tokens count alike
   at::Tensor context;                ///< f32 (b, T, D)
   at::Tensor target;                 ///< f32 (b, C, h, w)
   at::Tensor weight;                 ///< f32 (b)
@@ -57,6 +59,7 @@ class BatchSource {
   std::vector<std::vector<std::size_t>> samples_by_bucket_;
   const diffusion::NoiseSchedule& schedule_;
   pipeline::PromptEncoder& prompts_;
+  data::CaptionTags tags_;
   data::CaptionTemplates templates_;
   double caption_dropout_;
   std::uint64_t data_seed_;

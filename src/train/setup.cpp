@@ -39,8 +39,8 @@ void check_numbers(const TrainConfig& config) {
 }  // namespace
 
 TrainConfig checked_config(const TrainConfig& config, int ranks) {
-  if (config.method != "hypernetwork" && config.method != "lora")
-    fail_input("option method: expected hypernetwork or lora, found '", config.method, "'");
+  if (config.method != "hypernetwork" && config.method != "lora" && config.method != "textual_inversion")
+    fail_input("option method: expected hypernetwork, lora or textual_inversion, found '", config.method, "'");
   for (const auto& [option, path] :
        {std::pair{"base", config.base}, {"data", config.data}, {"output", config.output}}) {
     if (path.empty()) fail_input("option ", option, ": not given; see ldmtune train --help");
@@ -62,6 +62,11 @@ TrainConfig checked_config(const TrainConfig& config, int ranks) {
   TrainConfig result = config;
   // Clipping by value replaces the default clipping by norm.
   if (value.at(0) > 0) result.train.max_grad_norm = "0";
+  const auto& words = config.textual_inversion.placeholder_token;
+  // A template's [name] is what is being learned.
+  if (config.method == "textual_inversion" && words.size() == 1 && config.caption.name.empty()) {
+    result.caption.name = words.front();
+  }
   return result;
 }
 
@@ -145,7 +150,7 @@ SharedSetup::SharedSetup(const TrainConfig& given, comm::Communicator& comm)
       schedule(base.scheduler_config),
       dataset(config.data),
       adjacent(open_adjacent(config, base)),
-      prompts(base, config.caption.max_chunks),
+      prompts(base, pipeline::prompt_options(config.caption)),
       validator(base, schedule, prompts, config, comm, device) {
   check_autoencoder(dataset, base);
 }

@@ -127,7 +127,8 @@ at::Tensor Step::predict(const std::vector<Trial*>& trials, std::vector<MicroBat
   std::vector<TrialRows> rows = training_hooks(trials, batches);
   for (std::size_t i = 0; i < trials.size(); ++i) {
     if (!trials[i]->adapter->trains_text_encoder()) continue;
-    batches[i].context = prompts_.encode_ids(batches[i].input_ids, rows[i].hooks.get()).to(at::kFloat);
+    batches[i].context =
+        prompts_.encode_ids(batches[i].input_ids, rows[i].hooks.get(), batches[i].token_weights).to(at::kFloat);
   }
   const auto hooks = pack_hooks(std::move(rows), full_rows_);
   const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();

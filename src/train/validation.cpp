@@ -131,7 +131,8 @@ std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const st
                    timestep = at::tensor(timesteps, at::kLong);
   const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();
   const auto forward_hooks = hooks ? hooks() : nullptr;
-  const at::Tensor context = in_text_encoder ? prompts_.encode_ids(prompts_.input_ids(captions), forward_hooks.get())
+  const at::Tensor context = in_text_encoder ? prompts_.encode_ids(prompts_.input_ids(captions), forward_hooks.get(),
+                                                                   prompts_.token_weights(captions))
                                              : prompts_.encode(captions);
   const at::Tensor prediction =
       base_.unet->forward(schedule_.add_noise(clean, noise_BCHW, timestep).to(device_, dtype), timestep.to(device_),
