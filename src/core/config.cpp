@@ -187,7 +187,7 @@ void declare_sample(OptionTable& t, SampleConfig& c) {
 }  // namespace
 
 void declare(OptionTable& t, TrainConfig& c) {
-  t.add("method", c.method, "", "What trains: hypernetwork | lora");
+  t.add("method", c.method, "", "What trains: hypernetwork | lora | textual_inversion");
   t.add("base", c.base, "", "Base model, a folder in the diffusers layout");
   t.add("variant", c.variant, "", "Weight files' variant, e.g. fp16");
   t.add("data", c.data, "", "Dataset folder written by ldmtune prepare");

@@ -132,7 +132,7 @@ void copy_overlap(const store::SafetensorsFile& file, std::int64_t begin, std::i
 /// Options that may change between a checkpoint and its resume without making another run of it.
 bool defines_bits(const std::string& option) {
   if (option == "method" || option.rfind("data.", 0) == 0 || option.rfind("caption.", 0) == 0) return true;
-  if (option.rfind("lora.", 0) == 0) return true;
+  if (option.rfind("lora.", 0) == 0 || option.rfind("textual_inversion.", 0) == 0) return true;
   if (option.rfind("hypernetwork.", 0) == 0) return option != "hypernetwork.name";
   return option == "train.seed" || option == "train.global_batch_size" || option == "train.micro_batch_size" ||
          option == "train.mixed_precision" || option == "optim.optimizer";

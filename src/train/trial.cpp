@@ -2,6 +2,7 @@
 
 #include "adapt/hypernetwork.h"
 #include "adapt/lora.h"
+#include "adapt/textual_inversion.h"
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "optim/adamw.h"
@@ -32,7 +33,10 @@ std::unique_ptr<adapt::Adapter> make_adapter(const TrainConfig& config, const mo
         adapt::HypernetworkSpec::from_config(config.hypernetwork, base.unet->context_widths()));
   }
   if (config.method == "lora") return std::make_unique<adapt::Lora>(adapt::Lora::from_config(config.lora, base));
-  fail_input("option method: expected hypernetwork or lora, found '", config.method, "'");
+  if (config.method == "textual_inversion") {
+    return std::make_unique<adapt::TextualInversion>(adapt::make_placeholders(config.textual_inversion, base));
+  }
+  fail_input("option method: expected hypernetwork, lora or textual_inversion, found '", config.method, "'");
 }
 
 Trial make_trial(const TrainConfig& config, const model::BaseModel& base, const BatchSource& source,

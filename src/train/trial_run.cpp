@@ -8,6 +8,7 @@
 #include "core/progress.h"
 #include "pipeline/collective.h"
 #include "store/files.h"
+#include "train/placeholder_check.h"
 #include "train/result.h"
 #include "train/run.h"
 
@@ -48,6 +49,9 @@ TrialRun::TrialRun(const TrainConfig& config, SharedSetup& shared, comm::Communi
       is_root_(comm.rank() == 0),
       trial_(make_trial(setup_.config, shared.base, setup_.source, setup_.max_train_steps, comm.rank(), comm.size(),
                         shared.device)) {
+  if (const auto* words = dynamic_cast<const adapt::TextualInversion*>(trial_.adapter.get())) {
+    check_captions(setup_, *words);
+  }
   resume_or_start();
 }
 

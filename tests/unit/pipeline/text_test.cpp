@@ -75,6 +75,29 @@ TEST_F(PromptEncoderTest, ClipSkipTakesAnEarlierLayer) {
   EXPECT_FALSE(at::allclose(skipping.encode({"rocket"}), last.encode({"rocket"})));
 }
 
+struct OnesForNewWords : model::ModelHooks {
+  explicit OnesForNewWords(std::int64_t known) : vocab_size(known) {}
+  at::Tensor token_embedding(const at::Tensor& input_ids, const at::Tensor& embedded) override {
+    return at::where((input_ids >= vocab_size).unsqueeze(-1), at::ones_like(embedded), embedded);
+  }
+  std::int64_t vocab_size;
+};
+
+TEST_F(PromptEncoderTest, TheUntouchedBaseReadsNewWordsAsText) {
+  PromptEncoder before(base(), 1);
+  const std::string text = "a <text-test-word> rocket";
+  const at::Tensor expected = before.encode({text});
+  base().tokenizer->add_token("<text-test-word>", 2, base().text_encoder->vocab_size());
+  PromptEncoder prompts(base(), 1), weighted(base(), {.weights = true});
+  EXPECT_EQ(prompts.input_ids({text}).ge(base().text_encoder->vocab_size()).sum().item<std::int64_t>(), 2);
+  EXPECT_TRUE(at::equal(prompts.encode({text}), expected));
+  EXPECT_TRUE(at::equal(weighted.encode({text}), expected));
+  OnesForNewWords hooks(base().text_encoder->vocab_size());
+  const at::Tensor found = prompts.encode_ids(prompts.input_ids({text}), &hooks);
+  EXPECT_EQ(found.sizes(), expected.sizes());
+  EXPECT_FALSE(at::allclose(found, expected));
+}
+
 TEST_F(PromptEncoderTest, RefusesWhatItCannotDo) {
   EXPECT_TRUE(contains(input_error([] { PromptEncoder(base(), {.clip_skip = 99}); }), "clip_skip"));
   EXPECT_THROW(PromptEncoder(base(), 0), InputError);
