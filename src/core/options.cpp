@@ -38,7 +38,7 @@ const std::map<std::string, std::string>& peer_names() {
       {"token_string", "textual_inversion.placeholder_token"},
       {"init_word", "textual_inversion.initializer_text"},
       {"num_vectors_per_token", "textual_inversion.num_vectors"},
-      {"learnable_property", "caption.template (jobs/templates/ holds object.txt and style.txt)"},
+      {"learnable_property", "caption.template (jobs/templates holds object.txt and look.txt)"},
       {"max_train_epochs", "train.num_train_epochs"},
       {"save_every_n_steps", "train.checkpointing_steps"},
       {"resume", "train.resume_from_checkpoint"},
