@@ -43,6 +43,19 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def p_value(value: float) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return "&lt; 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def tflops(value: float) -> str:
+    """10^12 operations."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def interval_text(interval) -> str:
     """ "−0.1540 (95% interval −0.1700 to −0.1300)"."""
     if not math.isfinite(interval.low):

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator  # noqa: E402
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator  # noqa: E402
 
 SERIES = 8
 # matplotlib wants real colours; each stands for a CSS variable and is replaced by it in the SVG.
@@ -27,7 +27,7 @@ def _line_style(index: int) -> str:
     return ["-", "--", ":", "-."][(index // SERIES) % 4]
 
 
-def _figure(columns: int, height: float = 3.1):
+def _figure(columns: int, height: float = 3.1, width: float = 5.2):
     style = {
         "font.family": "sans-serif",
         "font.size": 8.5,
@@ -46,7 +46,7 @@ def _figure(columns: int, height: float = 3.1):
         "axes.spines.right": False,
     }
     with plt.rc_context(style):
-        figure, axes = plt.subplots(1, columns, figsize=(5.2 * columns, height), squeeze=False)
+        figure, axes = plt.subplots(1, columns, figsize=(width * columns, height), squeeze=False)
         for axis in axes[0]:
             axis.grid(True, linewidth=0.5, alpha=0.6)
             axis.set_axisbelow(True)
@@ -87,6 +87,19 @@ def _smoothed(values: pd.Series) -> pd.Series:
     return values.rolling(max(1, len(values) // 30 * 2 + 1), center=True, min_periods=1).mean()
 
 
+_POINTS = 200  # of a curve: more would not be seen
+
+
+def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
+    step = max(1, -(-len(rows) // _POINTS))
+    return rows if step == 1 else pd.concat([rows.iloc[:-1:step], rows.iloc[-1:]])
+
+
+def _drawn_runs(configuration) -> list:
+    """At most five replicates."""
+    return configuration.runs[:5]
+
+
 def loss_curves(configurations: list) -> str | None:
     """Training (smoothed) and held-out loss, a colour a configuration, a line a seed; None without any rows."""
     if all(run.validation.empty and run.metrics.empty for c in configurations for run in c.runs):
@@ -94,10 +107,11 @@ def loss_curves(configurations: list) -> str | None:
     figure, (train, heldout) = _figure(2)
     for index, configuration in enumerate(configurations):
         line = {"color": series_colour(index), "linestyle": _line_style(index), "linewidth": 1.5}
-        for run in configuration.runs:
+        for run in _drawn_runs(configuration):
             rows = _numeric(run.metrics, "loss")
-            train.plot(rows["step"], _smoothed(rows["loss"]), **{**line, "linewidth": 1.1}, alpha=0.9)
-            rows = _numeric(run.validation, "concept_heldout")
+            rows = _thinned(rows.assign(loss=_smoothed(rows["loss"])))
+            train.plot(rows["step"], rows["loss"], **{**line, "linewidth": 1.1}, alpha=0.9)
+            rows = _thinned(_numeric(run.validation, "concept_heldout"))
             heldout.plot(rows["step"], rows["concept_heldout"], marker="o", markersize=2.5, **line)
     base = configurations[0].mean("base_heldout_loss")
     if base == base:
@@ -119,27 +133,92 @@ def loss_curves(configurations: list) -> str | None:
     return _to_svg(figure, "curves", "Training and held-out loss over updates")
 
 
-def adjacent_curves(configurations: list) -> str | None:
-    """Loss on adjacent concepts over steps; None where it was not measured."""
-    drawn = [run for c in configurations for run in c.runs if not _numeric(run.validation, "adjacent").empty]
-    if not drawn:
-        return None
-    figure, (axis,) = _figure(1)
+def _validation_curves(axis, configurations: list, values) -> bool:
+    """A line a run of `values` (a function of validation.csv's numbers); False where there was nothing."""
     for index, configuration in enumerate(configurations):
-        for run in configuration.runs:
-            rows = _numeric(run.validation, "adjacent")
+        for run in _drawn_runs(configuration):
+            rows = _thinned(values(run.validation))
+            if rows.empty:
+                continue
             axis.plot(
-                rows["step"],
-                rows["adjacent"],
+                rows.iloc[:, 0],
+                rows.iloc[:, 1],
                 marker="o",
                 markersize=2.5,
                 color=series_colour(index),
                 linestyle=_line_style(index),
                 linewidth=1.5,
             )
+    return bool(axis.lines)
+
+
+def adjacent_curves(configurations: list) -> str | None:
+    """Loss on adjacent concepts over steps; None where it was not measured."""
+    figure, (axis,) = _figure(1)
+    if not _validation_curves(axis, configurations, lambda frame: _numeric(frame, "adjacent")):
+        plt.close(figure)
+        return None
     axis.set_title("Loss on adjacent concepts (rising: forgetting)", loc="left")
     _count_updates(axis)
     return _to_svg(figure, "adjacent", "Loss on adjacent concepts over updates")
+
+
+def _gap(frame: pd.DataFrame) -> pd.DataFrame:
+    numbers = frame[["step", "concept_heldout", "concept_train"]].apply(pd.to_numeric, errors="coerce").dropna()
+    return pd.DataFrame({"step": numbers["step"], "gap": numbers["concept_heldout"] - numbers["concept_train"]})
+
+
+def gap_curves(configurations: list) -> str | None:
+    """Held-out minus training concepts over steps; None where either was not measured."""
+    figure, (axis,) = _figure(1)
+    if not _validation_curves(axis, configurations, _gap):
+        plt.close(figure)
+        return None
+    axis.axhline(0, color=_COLOUR["--muted"], linewidth=0.8)
+    axis.set_title("Held-out minus training images (rising: overfitting)", loc="left")
+    _count_updates(axis)
+    return _to_svg(figure, "gap", "Overfitting gap over updates")
+
+
+def quartile_curves(configurations: list) -> str | None:
+    """Held-out loss over steps, a panel a quarter of the timesteps; None where it was not measured."""
+    figure, axes = _figure(4, 2.7, 3.1)
+    drawn = False
+    for number, axis in enumerate(axes, start=1):
+        column = f"heldout_q{number}"
+        drawn |= _validation_curves(axis, configurations, lambda frame, column=column: _numeric(frame, column))
+        axis.set_title(("Least noise", "Second quarter", "Third quarter", "Most noise")[number - 1], loc="left")
+        _count_updates(axis)
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if not drawn:
+        plt.close(figure)
+        return None
+    return _to_svg(figure, "quartile-curves", "Held-out loss by timestep quartile over updates")
+
+
+def cost_plots(configurations: list, panels: list, loss: str) -> str:
+    """Loss against each cost. panels: (key, label, configurations of the Pareto front, cheapest first)."""
+    figure, axes = _figure(len(panels), 3.0, 15.6 / max(len(panels), 2) if len(panels) > 1 else 6.5)
+    ranked = configurations[:SERIES]
+    for axis, (key, label, front) in zip(axes, panels):
+        rest = configurations[SERIES:]
+        axis.plot([c.mean(key) for c in rest], [c.mean(loss) for c in rest], ".", color=_COLOUR["--muted"], markersize=3)
+        axis.plot(
+            [c.mean(key) for c in front],
+            [c.mean(loss) for c in front],
+            color=_COLOUR["--muted-strong"],
+            linewidth=1.1,
+            drawstyle="steps-post",
+        )
+        for index, one in reversed(list(enumerate(ranked))):
+            axis.plot(one.mean(key), one.mean(loss), "o", color=series_colour(index), markersize=6)
+        values = [c.mean(key) for c in configurations if c.mean(key) > 0]
+        if values and max(values) > 4 * min(values):
+            axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_xlabel(label)
+        axis.set_title(("Test" if loss == "test_loss" else "Held-out") + " loss", loc="left")
+    return _to_svg(figure, "cost", "Loss against cost, with the Pareto front")
 
 
 def quartile_plot(configurations: list) -> str | None:

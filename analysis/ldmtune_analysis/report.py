@@ -7,26 +7,37 @@ from html import escape
 from pathlib import Path
 
 from . import html, plots
+from .cost import cost_section
+from .effect_section import effect_sections
+from .effects import analyse_effects
 from .grid import picture_section
-from .ranking import ranking_section
+from .metrics import metrics_section
+from .ranking import ranking_section, reported_kind, standings
 from .runs import Sweep
 
+_UNFINISHED_SHOWN = 40
 
-def write_report(sweep: Sweep, output) -> Path:
+
+def write_report(sweep: Sweep, output, tuned: list | None = None) -> Path:
+    """tuned: see effects.analyse_effects."""
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(output.name + ".partial")
-    partial.write_text(render(sweep), encoding="utf-8")
+    partial.write_text(render(sweep, tuned), encoding="utf-8")
     partial.replace(output)
     return output
 
 
-def render(sweep: Sweep) -> str:
+def render(sweep: Sweep, tuned: list | None = None) -> str:
     configurations = sweep.configurations
-    sections = [_answer(sweep, configurations)]
+    ranked = standings(configurations)
+    sections = [_answer(sweep, ranked)]
     if configurations:
-        sections += [ranking_section(configurations), _curves(configurations)]
-        sections.append(picture_section(sweep, configurations))
+        sections.append(ranking_section(ranked))
+        sections.append(effect_sections(analyse_effects(sweep, tuned)))
+        sections.append(_curves(configurations[: plots.SERIES], len(configurations)))
+        sections.append(cost_section(configurations, reported_kind(configurations)))
+        sections += [picture_section(sweep, configurations), metrics_section(sweep, configurations)]
     sections += [_unfinished(sweep), _settings(sweep, configurations)]
     return html.document(
         f"{sweep.title}: what the trials showed" if sweep.folder else f"Comparison: {sweep.title}",
@@ -48,20 +59,22 @@ def _subtitle(sweep: Sweep) -> str:
 
 
 def _joined(names: list) -> str:
-    quoted = [f"<b>{escape(name)}</b>" for name in names]
+    quoted = [f"<b>{escape(name)}</b>" for name in names[:4]]
+    if len(names) > 4:
+        quoted.append(f"{len(names) - 4} more")
     return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " and " + quoted[-1]
 
 
-def _answer(sweep: Sweep, configurations: list) -> str:
-    if not configurations:
+def _answer(sweep: Sweep, ranked: list) -> str:
+    if not ranked:
         return html.section(
             "", '<p class="lead">No trial is done yet, so there is nothing to compare.</p>', css="answer"
         )
-    winner = configurations[0]
+    winner = ranked[0].configuration
     against_base = winner.against_base()
     lines = [f'<p class="lead">{_gain_sentence(winner, against_base)}</p>']
-    if len(configurations) > 1:
-        lines.append(f"<p>{_tie_sentence(winner, configurations[1:])}</p>")
+    if len(ranked) > 1:
+        lines.append(f"<p>{_tie_sentence(ranked)}</p>")
     lines.append(f"<p>{_test_sentence(winner)}</p>")
     lines += [f"<p>{text}</p>" for text in _warnings(sweep, winner, against_base)]
     return html.section("", "".join(lines) + _tiles(winner), css="answer")
@@ -79,24 +92,29 @@ def _gain_sentence(winner, interval) -> str:
         said = f"Nothing helped: even {name}, the best, is worse than the untouched base, {after} against {before}."
     else:
         said = f"{name} has the lowest held-out loss, {after}, but cannot be told from the untouched base ({before})."
-    seeds = f" and {len(winner.runs)} seeds" if len(winner.runs) > 1 else ""
+    seeds = f" and {len(winner.runs)} {_replicates(winner)}" if len(winner.runs) > 1 else ""
     return f"{said} Paired difference {html.interval_text(interval)} over {interval.images} validation images{seeds}."
 
 
-def _tie_sentence(winner, others: list) -> str:
-    tied = [other.label for other in others if other.against(winner).holds_zero]
-    worse = [other.label for other in others if other.against(winner).above_zero]
-    name = escape(winner.label)
-    if not tied:
-        return (
-            f"It is clearly ahead of all others ({_joined(worse)}): each paired 95% interval against it lies above 0."
-        )
-    said = f"{_joined(tied)} {'is' if len(tied) == 1 else 'are'} tied with it: "
-    said += "the paired 95% interval of the difference holds 0"
-    said += ", so prefer the smaller or faster." if not worse else "."
-    return said + (
-        f" {_joined(worse)} {'is' if len(worse) == 1 else 'are'} clearly worse than {name}." if worse else ""
-    )
+def _replicates(configuration) -> str:
+    return "seeds" if len({run.subset_seed for run in configuration.runs}) == 1 else "replicates"
+
+
+def _tie_sentence(ranked: list) -> str:
+    tied = [one.configuration.label for one in ranked[1:] if one.tied]
+    worse = [one.configuration.label for one in ranked[1:] if one.worse]
+    better = [one.configuration.label for one in ranked[1:] if one.better]
+    name = escape(ranked[0].configuration.label)
+    if not tied and not better:
+        return f"It is clearly ahead of all others ({_joined(worse)}): each paired difference stands after correction."
+    said = f"{_joined(tied)} {'is' if len(tied) == 1 else 'are'} tied with it: no difference can be claimed" if tied else ""
+    if tied:
+        said += ", so prefer the smaller or faster." if not worse else "."
+    if worse:
+        said += f" {_joined(worse)} {'is' if len(worse) == 1 else 'are'} clearly worse than {name}."
+    if better:
+        said += f" {_joined(better)} did better on the test images than {name}, though validation chose otherwise."
+    return said
 
 
 def _test_sentence(winner) -> str:
@@ -155,26 +173,35 @@ def _legend(configurations: list) -> str:
     return f'<div class="legend">{"".join(entries)}</div>'
 
 
-def _curves(configurations: list) -> str:
+def _curves(configurations: list, total: int) -> str:
     curves = plots.loss_curves(configurations)
-    small = [plot for plot in (plots.quartile_plot(configurations), plots.adjacent_curves(configurations)) if plot]
+    kinds = (plots.gap_curves, plots.adjacent_curves, plots.quartile_plot)
+    small = [plot for plot in (kind(configurations) for kind in kinds) if plot]
     if not curves and not small:
         return ""
     body = _legend(configurations) + '<div class="plots">'
     body += f'<div class="wide scroll">{curves}</div>' if curves else ""
-    body += "".join(f'<div class="{"single" if len(small) == 1 else ""}">{plot}</div>' for plot in small) + "</div>"
-    return html.section("How training went", body)
+    body += "".join(f'<div class="{"single" if len(small) == 1 else ""}">{plot}</div>' for plot in small)
+    quartiles = plots.quartile_curves(configurations)
+    body += (f'<div class="wide scroll">{quartiles}</div>' if quartiles else "") + "</div>"
+    left = total - len(configurations)
+    note = f"The {len(configurations)} first of {total} configurations." if left else ""
+    return html.section("How training went", body, note)
 
 
 def _unfinished(sweep: Sweep) -> str:
     if not sweep.unfinished:
         return ""
     rows = []
-    for run in sweep.unfinished:
-        options = ", ".join(f"{name} = {value}" for name, value in run.options.items())
+    order = {"failed": 0, "interrupted": 1}
+    listed = sorted(sweep.unfinished, key=lambda run: order.get(run.status, 2))[:_UNFINISHED_SHOWN]
+    for run in listed:
+        options = ", ".join(f"{name} = {value}" for name, value in run.options.items() if value is not None)
         kind = {"failed": "worse", "interrupted": "tied"}.get(run.status, "plain")
         rows.append(("", [escape(run.name), html.badge(kind, run.status), escape(options), escape(run.reason) or "–"]))
     note = "<code>ldmtune sweep … run</code> tries failed trials again and goes on with interrupted ones."
+    left = len(sweep.unfinished) - len(listed)
+    note += f" {left} more are not shown." if left else ""
     return html.section("Not done", html.table(["<<trial", "<<status", "<<options", "<<reason"], rows), note)
 
 
@@ -182,10 +209,14 @@ def _settings(sweep: Sweep, configurations: list) -> str:
     entries = [("exported", _export(sweep.best))] if sweep.best else []
     varied = [name for name in sweep.varied if name != "folder"]
     for name in varied:
-        values = sorted({run.options.get(name, "") for run in sweep.runs})
-        entries.append((name, " | ".join(map(_code, values))))
-    entries.append(("seeds", ", ".join(map(str, sorted({run.seed for run in sweep.runs})))))
-    hidden = {*varied, "output", "train.resume_from_checkpoint", "train.seed"}
+        values = sorted({run.options[name] for run in sweep.runs if run.options.get(name) is not None})
+        more = f" | … {len(values) - 20} more" if len(values) > 20 else ""
+        entries.append((name, " | ".join(map(_code, values[:20])) + more))
+    for key, word in (("seed", "seeds"), ("subset_seed", "draws of the training subset")):
+        values = sorted({getattr(run, key) for run in sweep.runs})
+        if key == "seed" or len(values) > 1:
+            entries.append((word, ", ".join(map(str, values[:40]))))
+    hidden = {*varied, "data.subset_seed", "output", "train.resume_from_checkpoint", "train.seed"}
     config = configurations[0].exported.config if configurations else {}
     shared = [(name, _code(value)) for name, value in config.items() if name not in hidden]
     body = html.definition_list(entries)

@@ -6,11 +6,15 @@ import configparser
 import json
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from .statistics import Interval, paired_interval
+from .statistics import Interval, RunLuck, paired_interval
+
+# Options that make replicates, not configurations.
+REPLICATES = ("train.seed", "data.subset_seed")
 
 _COLUMNS = {
     "metrics.csv": ["step", "epoch", "loss", "lr", "grad_norm", "samples_per_s", "seconds"],
@@ -30,21 +34,66 @@ _COLUMNS = {
 
 @dataclass
 class Run:
-    """One training run: what its folder holds."""
+    """One training run: what its folder holds. Its tables are read when they are first asked for."""
 
     name: str
     folder: Path
     status: str  # done | failed | interrupted | pending
-    options: dict  # the options that vary in its sweep
+    options: dict  # the options that vary in its sweep; None where an option does not count
     seed: int
     result: dict
-    metrics: pd.DataFrame
-    validation: pd.DataFrame
-    images: pd.DataFrame
     config: dict  # resolved options, "section.option" -> text
     reason: str = ""
     trial: int | None = None
     planned: dict = field(default_factory=dict)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        return _read_csv(self.folder, "metrics.csv")
+
+    @cached_property
+    def validation(self) -> pd.DataFrame:
+        return _read_csv(self.folder, "validation.csv")
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        return _read_csv(self.folder, "validation_images.csv")
+
+    @cached_property
+    def _losses(self) -> dict:
+        """(kind, "end" or "base") -> loss of each image by sample_id."""
+        found = {}
+        for kind, rows in self.images.groupby("kind"):
+            for at, step in (("base", 0), ("end", rows["step"].max())):
+                chosen = rows[rows["step"] == step]
+                if at == "base" or step > 0:
+                    chosen = chosen.drop_duplicates("sample_id", keep="last")
+                    found[kind, at] = chosen.set_index("sample_id")["loss"].astype(float)
+        return found
+
+    @property
+    def subset_seed(self) -> int:
+        """Which draw of data.subset it trained on."""
+        return int(self.planned.get("subset_seed", self.config.get("data.subset_seed", 0)))
+
+    @property
+    def replicate(self) -> str:
+        """What it shares with its counterparts in other configurations: the seed and the draw of the training subset."""
+        return f"{self.seed}" + (f"/{self.subset_seed}" if self.subset_seed else "")
+
+    @property
+    def tflops(self) -> float:
+        """Floating-point operations of training and validation, as `ldmtune sweep plan` counted them, in 10^12."""
+        value = self.planned.get("tflops")
+        return float(value) if isinstance(value, (int, float)) else math.nan
+
+    def measure(self, key: str) -> float:
+        """A score, or "tflops", or "gap": held-out minus training concepts."""
+        if key == "tflops":
+            return self.tflops
+        if key == "gap":
+            return self.score("heldout_loss") - self.score("concept_train_loss")
+        return self.score(key)
 
     def score(self, key: str) -> float:
         """A number of result.json; NaN where it is missing or null."""
@@ -53,24 +102,20 @@ class Run:
 
     def losses(self, kind: str = "heldout", at: str = "end") -> pd.Series:
         """Loss of each image by sample_id at the "end", or of the untouched "base" (step 0)."""
-        rows = self.images[self.images["kind"] == kind]
-        if at == "base":
-            rows = rows[rows["step"] == 0]
-        else:
-            rows = rows[(rows["step"] == rows["step"].max()) & (rows["step"] > 0)]
-        return rows.drop_duplicates("sample_id", keep="last").set_index("sample_id")["loss"].astype(float)
+        return self._losses.get((kind, at), pd.Series(dtype=float))
 
 
 @dataclass
 class Configuration:
-    """Finished runs that differ in their seed alone."""
+    """Finished runs that differ in their seed and draw of the training subset alone."""
 
     label: str
     options: dict
     runs: list
+    _matrices: dict = field(default_factory=dict, repr=False)
 
     def mean(self, key: str) -> float:
-        values = [run.score(key) for run in self.runs]
+        values = [run.measure(key) for run in self.runs]
         known = [value for value in values if not math.isnan(value)]
         return sum(known) / len(known) if known else math.nan
 
@@ -82,15 +127,22 @@ class Configuration:
         return self.mean(key) - self.mean(base_key)
 
     def losses(self, kind: str = "heldout", at: str = "end") -> pd.DataFrame:
-        """(images, seeds); the base is the same for all seeds, so it has one column."""
-        runs = self.runs[:1] if at == "base" else self.runs
-        return pd.DataFrame({run.seed: run.losses(kind, at) for run in runs}).dropna()
+        """(images, replicates); the base is the same for all replicates, so it has one column."""
+        if (kind, at) not in self._matrices:
+            runs = self.runs[:1] if at == "base" else self.runs
+            self._matrices[kind, at] = pd.DataFrame({run.replicate: run.losses(kind, at) for run in runs}).dropna()
+        return self._matrices[kind, at]
+
+    @property
+    def reported_on(self) -> str:
+        """ "test" where test images were measured, else "heldout"."""
+        return "heldout" if self.losses("test").empty else "test"
 
     def against_base(self, kind: str = "heldout") -> Interval:
         return paired_interval(self.losses(kind), self.losses(kind, at="base"))
 
-    def against(self, other: Configuration, kind: str = "heldout") -> Interval:
-        return paired_interval(self.losses(kind), other.losses(kind))
+    def against(self, other: Configuration, kind: str = "heldout", luck: RunLuck | None = None) -> Interval:
+        return paired_interval(self.losses(kind), other.losses(kind), luck=luck)
 
     @property
     def exported(self) -> Run:
@@ -108,13 +160,13 @@ class Sweep:
     pictures: dict | None = None
     plan: dict = field(default_factory=dict)
 
-    @property
+    @cached_property
     def configurations(self) -> list:
         """Configurations with a finished run, lowest mean held-out loss first."""
         groups: dict = {}
         for run in self.runs:
             if run.status == "done" and math.isfinite(run.score("heldout_loss")):
-                key = json.dumps({name: value for name, value in run.options.items() if name != "train.seed"})
+                key = json.dumps({name: value for name, value in run.options.items() if name not in REPLICATES})
                 groups.setdefault(key, []).append(run)
         found = [
             Configuration(option_label(json.loads(key)) or runs[0].name, json.loads(key), runs)
@@ -131,10 +183,9 @@ class Sweep:
         """One row a run: options, status and scores."""
         rows = []
         for run in self.runs:
-            row = {"trial": run.trial, "name": run.name, "status": run.status, **run.options, "seed": run.seed}
-            rows.append(
-                {**row, **{key: value for key, value in run.result.items() if key != "status"}, "reason": run.reason}
-            )
+            row = {"trial": run.trial, "name": run.name, "status": run.status, **run.options, "seed": run.seed, "subset_seed": run.subset_seed}
+            scores = {key: value for key, value in run.result.items() if key != "status"}
+            rows.append({**row, **scores, "tflops": run.tflops, "reason": run.reason})
         return pd.DataFrame(rows)
 
 
@@ -142,6 +193,8 @@ def option_label(options: dict) -> str:
     """How a configuration is called: "1,2,4,2,1 · layer norm" for layer_structure = 1,2,4,2,1 and layer_norm = true."""
     parts = []
     for name, value in options.items():
+        if value is None:  # it does not count here
+            continue
         short = name.rsplit(".", 1)[-1].replace("_", " ")
         if value == "true":
             parts.append(short)
@@ -212,9 +265,6 @@ def load_run(folder, options: dict | None = None, trial: int | None = None, plan
         options=dict(options or {}),
         seed=int(planned.get("seed", config.get("train.seed", 0))),
         result=result if status == "done" else {},
-        metrics=_read_csv(folder, "metrics.csv"),
-        validation=_read_csv(folder, "validation.csv"),
-        images=_read_csv(folder, "validation_images.csv"),
         config=config,
         reason=read_json(failure).get("reason", "") if status == "failed" else "",
         trial=trial,
@@ -251,12 +301,27 @@ def load_sweep(folder) -> Sweep:
 
 
 def load_runs(folders) -> Sweep:
-    """Single runs beside each other, each a configuration of its own under its folder's name."""
-    paths = [Path(folder) for folder in folders]
-    for path in paths:
-        if not path.is_dir():
-            raise FileNotFoundError(f"{path}: no such run folder")
+    """Any run folders beside each other, each a configuration of its own, called by the options that differ.
+
+    A folder of a sweep stands for all its trials.
+    """
+    paths = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such run folder")
+        paths += sorted((folder / "trials").glob("*/")) if (folder / "sweep.json").is_file() else [folder]
     names = [path.name for path in paths]
     labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    runs = [load_run(path, {"folder": label}) for path, label in zip(paths, labels)]
-    return Sweep(title=" | ".join(labels), folder=None, varied=["folder"], runs=runs)
+    runs = [load_run(path) for path in paths]
+    different = differing_options([run.config for run in runs])
+    for run, label in zip(runs, labels):
+        run.options = {"folder": label, **{name: run.config.get(name) for name in different}}
+    shown = labels if len(labels) <= 3 else [*labels[:2], f"{len(labels) - 2} more"]
+    return Sweep(title=" | ".join(shown), folder=None, varied=["folder", *different], runs=runs)
+
+
+def differing_options(configs: list) -> list:
+    """Options whose values differ, in the order of the first config, without those that only say where things lie."""
+    hidden = {"output", "train.resume_from_checkpoint", "train.stop_after", "train.trace", "train.trace_steps", *REPLICATES}
+    names = dict.fromkeys(name for config in configs for name in config)
+    return [name for name in names if name not in hidden and len({config.get(name) for config in configs}) > 1]
