@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/random.h"
 #include "diffusion/noise_schedule.h"
 #include "diffusion/sampler.h"
 
@@ -28,6 +29,14 @@ at::Tensor model(const at::Tensor& input, double timestep) {
   return 0.8 * input + 0.3 * (2 * input + 0.01 * timestep).sin();
 }
 
+/// As pipeline/generate.h draws it for image 5 of seed 3.
+at::Tensor step_noise(std::size_t step) {
+  at::Tensor noise = at::empty({4, 4, 8, 8}, at::kFloat);
+  const RandomStream stream{3, Purpose::sampler_noise, 0, std::uint64_t{5} << 16 | step};
+  stream.fill_normal({noise.data_ptr<float>(), static_cast<std::size_t>(noise.numel())});
+  return noise;
+}
+
 void sample(const nlohmann::json& request, const at::Tensor& noise, std::ofstream& out) {
   const diffusion::NoiseSchedule schedule(request.at("config"));
   const auto sampler = diffusion::make_sampler(request.at("sampler"), schedule, request.at("steps"));
@@ -38,6 +47,7 @@ void sample(const nlohmann::json& request, const at::Tensor& noise, std::ofstrea
   for (std::size_t i = 0; i < sampler->timesteps().size(); ++i) {
     const at::Tensor output = model(sampler->scale_model_input(state, i), sampler->timesteps()[i]);
     state = sampler->step(output, state, i);
+    if (const double scale = sampler->noise_scale(i); scale > 0) state = state + scale * step_noise(i);
     append(out, state);
   }
 }

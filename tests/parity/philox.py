@@ -24,6 +24,9 @@ PURPOSES = {
     "subset": 13,
     "timestep_stratum": 14,
     "noise_offset": 15,
+    "caption_tags": 16,
+    "tag_dropout": 17,
+    "dataset_order": 18,
 }
 
 MASK32 = 0xFFFFFFFF

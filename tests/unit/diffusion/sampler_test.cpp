@@ -37,7 +37,7 @@ TEST(Sampler, TimestepsBySpacing) {
 }
 
 TEST(Sampler, TimestepsDescendWithinRangeForEveryCount) {
-  for (const char* name : {"ddim", "euler"}) {
+  for (const char* name : {"ddim", "euler", "euler_ancestral"}) {
     for (const char* spacing : {"leading", "linspace", "trailing"}) {
       for (const std::int64_t count : {1, 2, 3, 7, 20, 27, 49, 50, 333, 999, 1000}) {
         const auto found = timesteps(name, config(spacing), count);
@@ -92,6 +92,35 @@ TEST(Sampler, EulersOracleLeadsToTheCleanLatents) {
   }
 }
 
+TEST(Sampler, DpmsOracleLeadsToTheCleanLatents) {
+  for (const std::string& name : {std::string("dpmpp_2m"), std::string("dpmpp_2m_karras")}) {
+    for (const char* prediction : {"epsilon", "v_prediction"}) {
+      const NoiseSchedule schedule(config("linspace", prediction));
+      const auto sampler = make_sampler(name, schedule, 12);
+      const at::Tensor clean = at::sin(at::arange(64, at::kFloat)).view({1, 1, 8, 8});
+      const at::Tensor noise = at::cos(3 * at::arange(64, at::kFloat)).view({1, 1, 8, 8});
+      at::Tensor sample = schedule.add_noise(clean, noise, at::full({1}, 999, at::kLong));
+      for (std::size_t i = 0; i < 12; ++i) {
+        const at::Tensor timestep = at::full({1}, static_cast<std::int64_t>(sampler->timesteps()[i]), at::kLong);
+        const at::Tensor target = schedule.target(clean, noise, timestep);
+        sample = sampler->step(target, sample, i);
+      }
+      // Karras' sigmas fall between whole timesteps, at which the oracle is asked.
+      EXPECT_TRUE(at::allclose(sample, clean, 0, name == "dpmpp_2m" ? 1e-3 : 0.05)) << name << prediction;
+    }
+  }
+}
+
+TEST(Sampler, OnlyAncestralStepsAddNoiseAndTheLastAddsNone) {
+  const NoiseSchedule schedule(config("linspace"));
+  for (const std::string& name : sampler_names()) {
+    const auto sampler = make_sampler(name, schedule, 5);
+    for (std::size_t i = 0; i < 5; ++i) {
+      EXPECT_EQ(sampler->noise_scale(i) > 0, name == "euler_ancestral" && i < 4) << name << i;
+    }
+  }
+}
+
 TEST(Sampler, StartsAtTheRightVariance) {
   const NoiseSchedule leading(config("leading")), trailing(config("trailing"));
   EXPECT_EQ(make_sampler("ddim", leading, 10)->init_noise_sigma(), 1);
@@ -110,6 +139,16 @@ TEST(Sampler, LeavesItsInputsAlone) {
     EXPECT_TRUE(at::equal(sample, at::ones({1, 4, 2, 2})));
     EXPECT_TRUE(at::equal(output, at::full({1, 4, 2, 2}, 0.5f)));
   }
+}
+
+TEST(Sampler, MultistepSamplersSayThatStepsCameOutOfOrder) {
+  const auto sampler = make_sampler("dpmpp_2m", NoiseSchedule(config()), 5);
+  const at::Tensor sample = at::ones({1, 1, 2, 2});
+  EXPECT_THROW(sampler->step(sample, sample, 2), Error);
+}
+
+TEST(Sampler, StepsThatDoNotMoveAreRefused) {
+  EXPECT_THROW(make_sampler("dpmpp_2m", NoiseSchedule(config("leading")), 1000), InputError);
 }
 
 TEST(Sampler, BadRequestsAreNamed) {
