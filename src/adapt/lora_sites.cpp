@@ -77,6 +77,7 @@ std::vector<LoraSite> lora_sites(const model::BaseModel& base) {
   std::vector<LoraSite> sites;
   if (base.unet) add_sites("unet", base.unet->parameters(), sites);
   if (base.text_encoder) add_sites("text_encoder", base.text_encoder->parameters(), sites);
+  if (base.text_encoder_2) add_sites("text_encoder_2", base.text_encoder_2->parameters(), sites);
   return sites;
 }
 

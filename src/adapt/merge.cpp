@@ -18,8 +18,7 @@ namespace {
 
 const store::TensorMap& parameters_of(const model::BaseModel& base, const std::string& component) {
   if (component == "unet") return base.unet->parameters();
-  if (component == "text_encoder") return base.text_encoder->parameters();
-  fail("no component ", component, " to merge into");
+  return (component == "text_encoder_2" ? base.text_encoder_2 : base.text_encoder)->parameters();
 }
 
 void merge_layer(const at::Tensor& weight, const LoraModule& module, const optim::Arena& arena, double strength) {

@@ -1,9 +1,10 @@
 // ldmtune sample: prompts -> a labelled grid of pictures.
 
-#include <algorithm>
 #include <iostream>
 
+#include "adapt/merge.h"
 #include "cli/commands.h"
+#include "cli/sample_adapters.h"
 #include "cli/sample_options.h"
 #include "cli/sample_output.h"
 #include "core/log.h"
@@ -22,45 +23,13 @@ constexpr const char* kIntroduction =
     "AUTOMATIC1111 writes them.\n\n"
     "  ldmtune sample --base datasets/emoji-base --prompt \"rocket on a white background\" --output rocket.png\n"
     "  ldmtune sample --base datasets/emoji-base --prompt \"rocket, pencil | apple, pencil\" --num_images 4 \\\n"
-    "                 --hypernetwork best.pt --strengths 0,0.5,1 --guidance_scale 3 --output strengths.png\n\nOptions "
+    "                 --hypernetwork best.pt --strengths 0,0.5,1 --guidance_scale 3 --output strengths.png\n"
+    "  ldmtune sample --base datasets/emoji-base --prompt \"rocket, pencil\" --lora pencil.safetensors:0.8 --output "
+    "l.png\n\nOptions "
     "[default]:\n";
 
-/// A hypernetwork's networks on this rank, if one was asked for.
-struct LoadedHypernetwork {
-  adapt::HypernetworkFile file;
-  double strength = 1.0;
-
-  pipeline::HooksFactory hooks(double factor) const {
-    return [this, factor](std::int64_t) {
-      adapt::ForwardContext context;
-      context.strength = strength * factor;
-      return file.network->hooks(*file.arena, context);
-    };
-  }
-};
-
-void expect_fitting(const std::set<std::int64_t>& widths, const std::set<std::int64_t>& base_widths,
-                    const SampleOptions& options, bool loud) {
-  const auto list = [](const std::set<std::int64_t>& numbers) {
-    std::string text;
-    for (const std::int64_t number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
-    return text;
-  };
-  std::set<std::int64_t> missing;
-  std::set_difference(widths.begin(), widths.end(), base_widths.begin(), base_widths.end(),
-                      std::inserter(missing, missing.end()));
-  if (missing.size() == widths.size()) {
-    fail_input(options.hypernetwork, ": made for another base: its networks are for contexts of width ", list(widths),
-               ", those of ", options.base.string(), " are ", list(base_widths));
-  }
-  if (!missing.empty() && loud) {
-    LDMTUNE_LOG(warning) << options.hypernetwork << ": its networks of width " << list(missing) << " have no use in "
-                         << options.base.string() << ", whose contexts are " << list(base_widths) << " wide";
-  }
-}
-
 std::vector<pipeline::SharedRequest> make_requests(const SampleOptions& options, const SamplePlan& plan,
-                                                   const LoadedHypernetwork* hypernetwork) {
+                                                   const SampleAdapters& adapters) {
   std::vector<pipeline::SharedRequest> requests;
   for (const SampleCell& cell : plan.cells) {
     pipeline::SharedRequest shared;
@@ -72,8 +41,9 @@ std::vector<pipeline::SharedRequest> make_requests(const SampleOptions& options,
                       options.height,
                       options.num_inference_steps,
                       options.guidance_scale,
-                      options.sampler};
-    if (hypernetwork != nullptr && cell.strength != 0) shared.hooks = hypernetwork->hooks(cell.strength);
+                      options.sampler,
+                      adapters.in_text_encoder()};
+    shared.hooks = adapters.hooks(cell.strength);
     requests.push_back(std::move(shared));
   }
   return requests;
@@ -93,21 +63,15 @@ ExitCode run_sample(const Arguments& arguments, comm::Communicator& comm) {
   const SamplePlan plan = plan_sample(options);
 
   model::BaseModel base;
-  LoadedHypernetwork hypernetwork;
-  const bool adapted = !options.hypernetwork.empty();
+  SampleAdapters adapters;
   pipeline::run_together(comm, [&] {
     const at::Device device = pipeline::choose_device(options.device, comm);
-    if (adapted) {
-      const auto [file, strength] = split_strength(options.hypernetwork);
-      hypernetwork.file = adapt::read_hypernetwork(file, device);
-      hypernetwork.strength = strength;
-    }
     base = model::load_base_model(options.base, {.variant = options.variant, .device = device});
-    if (adapted)
-      expect_fitting(hypernetwork.file.network->spec().widths, base.unet->context_widths(), options, comm.rank() == 0);
+    adapt::merge_into(base, options.base_merge);
+    adapters.load(options, base, device, comm.rank() == 0);
   });
 
-  const auto requests = make_requests(options, plan, adapted ? &hypernetwork : nullptr);
+  const auto requests = make_requests(options, plan, adapters);
   pipeline::PromptEncoder prompts(base, options.max_chunks);
   ProgressBar progress("sample", static_cast<std::int64_t>(requests.size()), "images", comm.rank() == 0);
   const auto results = pipeline::generate_shared(

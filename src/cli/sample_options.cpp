@@ -1,7 +1,7 @@
 #include "cli/sample_options.h"
 
-#include <charconv>
 #include <cmath>
+#include <map>
 
 #include "core/error.h"
 
@@ -37,8 +37,8 @@ void check(const SampleOptions& options) {
   if (!std::isfinite(options.guidance_scale) || options.guidance_scale < 0) {
     fail_input("option guidance_scale: expected 0 or above (1: without guidance), found ", options.guidance_scale);
   }
-  if (!options.strengths.empty() && options.hypernetwork.empty()) {
-    fail_input("option strengths is for a hypernetwork: give --hypernetwork FILE too");
+  if (!options.strengths.empty() && options.hypernetwork.empty() && options.lora.empty()) {
+    fail_input("option strengths is for a hypernetwork or LoRA: give --hypernetwork FILE or --lora FILE too");
   }
   if (!options.output.empty() && options.output.extension() != ".png") {
     fail_input("option output: expected a file name ending in .png, found ", options.output.string());
@@ -68,7 +68,13 @@ void declare(OptionTable& t, SampleOptions& o) {
   t.add("height", o.height, "pixels", "Height of a picture (0: what the base was trained at)");
   t.add("max_chunks", o.max_chunks, "chunks", "Chunks of tokens (75 each for SD) that a prompt may fill");
   t.add("hypernetwork", o.hypernetwork, "", "AUTOMATIC1111 hypernetwork .pt, with its strength: FILE or FILE:0.7");
-  t.add("strengths", o.strengths, "", "Columns at several strengths of the hypernetwork, e.g. 0,0.5,1");
+  t.add(
+      "lora", o.lora, "",
+      "LoRA of diffusers or kohya, with its strength: FILE.safetensors or FILE.safetensors:0.7; several, separated by "
+      "commas or given again, add up");
+  t.add("base.merge", o.base_merge, "",
+        "LoRA files added to the base's weights at load, as in training: the base that a file was trained on");
+  t.add("strengths", o.strengths, "", "Columns at several strengths of hypernetwork and LoRA, e.g. 0,0.5,1");
   t.add("columns", o.columns, "pictures", "Where the pictures of a single prompt wrap (0: near a square)");
   t.add("scale", o.scale, "",
         "Enlarge each picture of the grid by this whole number (0: small ones to about 192 pixels)");
@@ -82,25 +88,15 @@ void read_sample_options(const Arguments& arguments, OptionTable& table, SampleO
     fail_input("sample: unexpected argument '", line.positional.front(),
                "'; put a prompt in quotes: --prompt \"a cat\"");
   }
-  std::string prompts;
+  std::map<std::string, std::string> joined{{"prompt", ""}, {"lora", ""}};  // options that add when given again
   for (OptionSetting& setting : line.settings) {
-    if (setting.name == "prompt")
-      setting.text = prompts = prompts.empty() ? setting.text : prompts + " | " + setting.text;
+    const auto found = joined.find(setting.name);
+    if (found == joined.end()) continue;
+    const char* separator = setting.name == "prompt" ? " | " : ", ";
+    setting.text = found->second = found->second.empty() ? setting.text : found->second + separator + setting.text;
   }
   table.set(line.settings);
   check(options);
-}
-
-std::pair<std::filesystem::path, double> split_strength(const std::string& text) {
-  const std::size_t colon = text.rfind(':');
-  if (colon == std::string::npos) return {text, 1.0};
-  double strength = 0;
-  const char* last = text.data() + text.size();
-  const auto [end, error] = std::from_chars(text.data() + colon + 1, last, strength);
-  if (error != std::errc{} || end != last) return {text, 1.0};
-  if (!std::isfinite(strength))
-    fail_input("option hypernetwork: expected FILE:STRENGTH with a finite strength, found ", text);
-  return {text.substr(0, colon), strength};
 }
 
 SamplePlan plan_sample(const SampleOptions& options) {
@@ -113,9 +109,11 @@ SamplePlan plan_sample(const SampleOptions& options) {
       for (const double strength : strengths) plan.cells.push_back({prompt, image, strength});
     }
   }
-  plan.title = cat(options.base.filename().string(), options.hypernetwork.empty() ? "" : " + " + options.hypernetwork,
-                   ", ", options.sampler, " ", options.num_inference_steps, " steps, guidance ",
-                   format_number(options.guidance_scale), ", seed ", options.seed);
+  plan.title =
+      cat(options.base.filename().string(), options.base_merge.empty() ? "" : " + " + options.base_merge,
+          options.hypernetwork.empty() ? "" : " + " + options.hypernetwork,
+          options.lora.empty() ? "" : " + " + options.lora, ", ", options.sampler, " ", options.num_inference_steps,
+          " steps, guidance ", format_number(options.guidance_scale), ", seed ", options.seed);
   plan.columns = images * strengths.size();
   if (options.prompts.size() == 1 && !several && (options.columns > 0 || plan.columns > 8)) {
     const auto square = static_cast<std::size_t>(std::ceil(std::sqrt(static_cast<double>(plan.columns))));

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "cli/commands.h"
@@ -24,7 +23,9 @@ struct SampleOptions {
   double guidance_scale = 7.5;
   std::int64_t width = 0, height = 0;
   std::int64_t max_chunks = 1;
+  std::string base_merge;
   std::string hypernetwork;
+  std::string lora;
   std::vector<double> strengths;
   std::int64_t columns = 0;
   std::int64_t scale = 0;
@@ -36,14 +37,11 @@ void declare(OptionTable& table, SampleOptions& options);
 /// Reads the command line into `options` (a repeated --prompt adds) and checks what needs no model.
 void read_sample_options(const Arguments& arguments, OptionTable& table, SampleOptions& options);
 
-/// "best.pt:0.5" -> (best.pt, 0.5); without a number the strength is 1.
-std::pair<std::filesystem::path, double> split_strength(const std::string& text);
-
 /// One picture of the grid.
 struct SampleCell {
   std::size_t prompt = 0;   ///< index into SampleOptions::prompts
   std::uint64_t index = 0;  ///< which initial noise
-  double strength = 1.0;    ///< of the hypernetwork, times that of its option
+  double strength = 1.0;    ///< of hypernetwork and LoRAs, times that of their options
 };
 
 /// The grid: cells row by row.

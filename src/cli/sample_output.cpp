@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "adapt/merge.h"
 #include "core/log.h"
 #include "pipeline/infotext.h"
 #include "store/files.h"
@@ -75,10 +76,15 @@ void write_sample_output(const SampleOptions& options, const SamplePlan& plan, c
   model.base_name = std::filesystem::weakly_canonical(base.folder).filename().string();
   model.base_sha256 = base.sha256;
   std::vector<std::string> parameters;
-  const auto [hypernetwork, strength] = split_strength(options.hypernetwork);
+  const auto [hypernetwork, strength] = adapt::parse_weighted_file(options.hypernetwork, "hypernetwork");
+  const auto loras = adapt::parse_weighted_files(options.lora, "lora");
   for (std::size_t i = 0; i < requests.size(); ++i) {
     model.hypernetwork_name = requests[i].hooks ? hypernetwork.stem().string() : "";
     model.hypernetwork_strength = strength * plan.cells[i].strength;
+    model.loras.clear();
+    for (const auto& lora : loras)
+      if (requests[i].hooks)
+        model.loras.emplace_back(lora.file.stem().string(), lora.strength * plan.cells[i].strength);
     parameters.push_back(
         pipeline::infotext(requests[i].request, model, results[i].image.size(1), results[i].image.size(0)));
   }

@@ -20,6 +20,14 @@ std::string sampler_name(const std::string& sampler) {
   return sampler;
 }
 
+/// "style: 0.8, other: 1".
+std::string lora_list(const InfotextModel& model) {
+  std::string list;
+  for (const auto& [name, strength] : model.loras)
+    list += (list.empty() ? "" : ", ") + name + ": " + format_number(strength);
+  return list;
+}
+
 }  // namespace
 
 std::string infotext(const GenerateRequest& request, const InfotextModel& model, std::int64_t width,
@@ -35,6 +43,8 @@ std::string infotext(const GenerateRequest& request, const InfotextModel& model,
     text += ", Hypernet: " + quoted(model.hypernetwork_name) +
             ", Hypernet strength: " + format_number(model.hypernetwork_strength);
   }
+  const std::string loras = lora_list(model);
+  if (!loras.empty()) text += ", Lora: " + quoted(loras);
   return text + ", Version: ldmtune";
 }
 

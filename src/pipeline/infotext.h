@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "pipeline/generate.h"
 
@@ -13,6 +15,7 @@ struct InfotextModel {
   std::string base_name, base_sha256;
   std::string hypernetwork_name;  ///< empty: none
   double hypernetwork_strength = 1.0;
+  std::vector<std::pair<std::string, double>> loras;  ///< names and strengths
 };
 
 /// width and height are the picture's.

@@ -1,0 +1,73 @@
+#include "cli/sample_adapters.h"
+
+#include <algorithm>
+#include <iterator>
+#include <set>
+
+#include "adapt/chained_hooks.h"
+#include "adapt/hypernetwork.h"
+#include "adapt/lora_file.h"
+#include "adapt/merge.h"
+#include "core/error.h"
+#include "core/log.h"
+
+namespace ldmtune::cli {
+namespace {
+
+std::string list_of(const std::set<std::int64_t>& numbers) {
+  std::string text;
+  for (const std::int64_t number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
+  return text;
+}
+
+void expect_fitting(const std::set<std::int64_t>& widths, const std::set<std::int64_t>& base_widths,
+                    const std::filesystem::path& file, const std::string& base, bool loud) {
+  std::set<std::int64_t> missing;
+  std::set_difference(widths.begin(), widths.end(), base_widths.begin(), base_widths.end(),
+                      std::inserter(missing, missing.end()));
+  if (missing.size() == widths.size()) {
+    fail_input(file.string(), ": made for another base: its networks are for contexts of width ", list_of(widths),
+               ", those of ", base, " are ", list_of(base_widths));
+  }
+  if (!missing.empty() && loud) {
+    LDMTUNE_LOG(warning) << file.string() << ": its networks of width " << list_of(missing) << " have no use in "
+                         << base << ", whose contexts are " << list_of(base_widths) << " wide";
+  }
+}
+
+}  // namespace
+
+void SampleAdapters::load(const SampleOptions& options, const model::BaseModel& base, at::Device device, bool loud) {
+  if (!options.hypernetwork.empty()) {
+    const auto [file, strength] = adapt::parse_weighted_file(options.hypernetwork, "hypernetwork");
+    adapt::HypernetworkFile read = adapt::read_hypernetwork(file, device);
+    expect_fitting(read.network->spec().widths, base.unet->context_widths(), file, options.base.string(), loud);
+    loaded_.push_back({std::move(read.network), std::move(read.arena), strength});
+  }
+  const std::vector<adapt::LoraSite> sites = adapt::lora_sites(base);
+  for (const auto& [file, strength] : adapt::parse_weighted_files(options.lora, "lora")) {
+    adapt::LoraFile read = adapt::read_lora(file, sites, device);
+    adapt::expect_hooks(*read.lora, file);
+    loaded_.push_back({std::move(read.lora), std::move(read.arena), strength});
+  }
+}
+
+pipeline::HooksFactory SampleAdapters::hooks(double factor) const {
+  if (loaded_.empty() || factor == 0) return nullptr;
+  return [this, factor](std::int64_t) {
+    std::vector<std::unique_ptr<model::ModelHooks>> links;
+    for (const Loaded& loaded : loaded_) {
+      adapt::ForwardContext context;
+      context.strength = loaded.strength * factor;
+      links.push_back(loaded.adapter->hooks(*loaded.arena, context));
+    }
+    return adapt::chain_hooks(std::move(links));
+  };
+}
+
+bool SampleAdapters::in_text_encoder() const {
+  return std::any_of(loaded_.begin(), loaded_.end(),
+                     [](const Loaded& loaded) { return loaded.adapter->trains_text_encoder(); });
+}
+
+}  // namespace ldmtune::cli
