@@ -5,7 +5,7 @@
 #
 #   --cpu        the CPU build of LibTorch, where pip's default is the CUDA build (gigabytes)
 #   --analysis   also what the report is made with (h5py, matplotlib, pandas)
-#   --tests      also what the tests compare with (diffusers, transformers, ...)
+#   --tests      also what the tests compare with (diffusers, transformers, ...) and the Slurm that they start for themselves
 #
 # Compiler and libraries come from Debian or Ubuntu packages; without root the line to run is printed and the exit code is 2.
 # LibTorch 2.11 or newer is taken from Torch_DIR (its share/cmake/Torch) if that is set, else from a torch that
@@ -54,6 +54,7 @@ on_cmake_path() {
 }
 has_hdf5() { has_command h5cc || has_module hdf5 || has_header hdf5/serial/hdf5.h || has_header hdf5.h; }
 has_font() { [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || { has_command fc-list && [ -n "$(fc-list)" ]; }; }
+has_daemon() { has_command "$1" || [ -x "/usr/sbin/$1" ]; }
 has_venv() { [ -x "$venv/bin/python" ] || "$active_python" -c 'import ensurepip, venv' 2>/dev/null; }
 
 # Debian package, and how to see that what it brings is there, from wherever it came.
@@ -82,6 +83,14 @@ packages=(
   "python3             has_command python3"
   "python3-venv        has_venv"
 )
+if $for_tests; then
+  packages+=(
+    "slurmctld           has_daemon slurmctld"
+    "slurmd              has_daemon slurmd"
+    "slurm-client        has_command sbatch"
+    "munge               has_daemon munged"
+  )
+fi
 
 list_missing() {
   local entry
