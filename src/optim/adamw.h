@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "optim/arena.h"
+#include "optim/group_ranges.h"
 #include "optim/optimizer.h"
 
 namespace ldmtune::optim {
@@ -17,17 +18,6 @@ namespace ldmtune::optim {
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.01;
 };
-
-/// Elements [begin, end) of an arena that belong to one parameter group.
-struct GroupRange {
-  std::string group;
-  std::int64_t begin = 0, end = 0;
-};
-
-/// The arena's elements [begin, end) as the fewest ranges of one group each: neighbours of a group are joined, and the
-/// padding after each parameter is included (zeros, which AdamW leaves zero), so that every range is whole vectors: the
-/// fused kernel's scalar tail rounds differently. Ranges may begin and end within a parameter.
-std::vector<GroupRange> group_ranges(const Arena& arena, std::int64_t begin, std::int64_t end);
 
 class AdamW final : public Optimizer {
  public:

@@ -80,6 +80,23 @@ void Arena::use_gradients(at::Tensor flat) {
   for (const ArenaEntry& entry : entries_) leaves_.at(entry.spec.name).mutable_grad() = view_of(gradients_, entry);
 }
 
+void Arena::adopt(const std::string& name, const at::Tensor& tensor) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor& leaf = parameter(name);
+  if (leaf.sizes() != tensor.sizes() || tensor.scalar_type() != at::kFloat || tensor.device() != leaf.device()) {
+    fail("parameter '", name, "': expected f32 of shape ", leaf.sizes(), ", found ", tensor.toString(), " of ",
+         tensor.sizes());
+  }
+  const at::Tensor view = leaf.detach();
+  view.copy_(tensor);
+  const at::Tensor gradient = leaf.grad();
+  // The handle shares its implementation with the module's, so that the module sees what changes here.
+  tensor.set_data(view);
+  tensor.requires_grad_(true);
+  tensor.mutable_grad() = gradient;
+  leaves_[name] = tensor;
+}
+
 std::int64_t Arena::trainable_elements() const {
   std::int64_t count = 0;
   for (const ArenaEntry& entry : entries_) count += entry.elements;

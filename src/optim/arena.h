@@ -44,6 +44,9 @@ class Arena {
   store::TensorMap parameter_views() const;
   store::TensorMap gradient_views() const;
   store::TensorMap views_of(const at::Tensor& flat) const;
+  /// Makes a tensor that a module holds the parameter of this name: its values move into the flat buffer, its memory
+  /// becomes a view of it, and gradients reach it where it is used. Errors: Error for an unknown name or another shape.
+  void adopt(const std::string& name, const at::Tensor& tensor);
   /// Points gradients at another flat buffer (a fresh leaf of the canonical tree); backward accumulates into it.
   void use_gradients(at::Tensor flat);
 

@@ -6,10 +6,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace ldmtune::optim {
+#include "optim/block_sums.h"
 
-/// Elements of a norm block: slices of ranks begin at multiples of it.
-constexpr std::int64_t kNormBlock = 64 * 1024;
+namespace ldmtune::optim {
 
 /// Sum of squares (f64) of each 64 Ki-element block of gradient[begin, end); begin is a block boundary, or the range is
 /// empty. Concatenated over ranks in order of slices and summed by comm::canonical_sum it gives the squared norm,

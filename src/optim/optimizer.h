@@ -24,6 +24,11 @@ class Optimizer {
   /// checkpoint reads it, a resume writes it.
   virtual std::map<std::string, at::Tensor> state() const = 0;
 
+  /// Numbers that are equal on all ranks and follow from the updates so far ("d"); state.json keeps them.
+  virtual std::map<std::string, double> scalars() const { return {}; }
+  /// Errors: Error for a name that is missing.
+  virtual void set_scalars(const std::map<std::string, double>& /*values*/) {}
+
   virtual std::int64_t begin() const = 0;
   virtual std::int64_t end() const = 0;
 };

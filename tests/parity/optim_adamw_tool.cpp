@@ -1,9 +1,11 @@
 // Trains an arena on given gradients for test_optim.py: SPEC.json INPUT.f32 OUTPUT.f32.
 // SPEC: {"parameters": [{"name", "shape", "group"}], "learning_rate": [{group: rate} per step], "cuts": ends of slices
 // as fractions of the arena, rounded down,
-//        "beta1", "beta2", "epsilon", "weight_decay", "max_grad_norm"}.
-// INPUT: parameters, then each step's gradients, all in order of SPEC without padding. OUTPUT: parameters, first and
-// second moments in the same form, then each step's gradient norm and clip coefficient.
+//        "optimizer": adamw | lion | prodigy, "beta1", "beta2", "epsilon", "weight_decay", "max_grad_norm",
+//        for prodigy "use_bias_correction", "safeguard_warmup", "d_coef"}.
+// INPUT: parameters, then each step's gradients, all in order of SPEC without padding. OUTPUT: parameters, then the
+// optimizer's state (by name) and an average with decay 0.9 in the same form, then each step's gradient norm, clip
+// coefficient and Prodigy's d (0 for the others).
 
 #include <ATen/ATen.h>
 
@@ -11,12 +13,16 @@
 #include <cmath>
 #include <fstream>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "core/error.h"
 #include "optim/adamw.h"
 #include "optim/clipping.h"
+#include "optim/ema.h"
+#include "optim/lion.h"
+#include "optim/prodigy.h"
 
 namespace {
 
@@ -46,17 +52,48 @@ std::vector<optim::ParameterSpec> parse_parameters(const json& list) {
   return specs;
 }
 
-std::vector<optim::AdamW> make_optimizers(const optim::Arena& arena, const json& spec) {
+using Optimizers = std::vector<std::unique_ptr<optim::Optimizer>>;
+
+std::unique_ptr<optim::Optimizer> make_optimizer(const optim::Arena& arena, const json& spec, std::int64_t begin,
+                                                 std::int64_t end) {
+  const std::string name = spec.value("optimizer", "adamw");
+  if (name == "lion") {
+    const optim::LionOptions options{spec.at("beta1"), spec.at("beta2"), spec.at("weight_decay")};
+    return std::make_unique<optim::Lion>(arena, options, begin, end);
+  }
+  if (name == "prodigy") {
+    optim::ProdigyOptions options;
+    options.beta1 = spec.at("beta1"), options.beta2 = spec.at("beta2");
+    options.epsilon = spec.at("epsilon"), options.weight_decay = spec.at("weight_decay");
+    options.d_coef = spec.at("d_coef");
+    options.use_bias_correction = spec.at("use_bias_correction");
+    options.safeguard_warmup = spec.at("safeguard_warmup");
+    return std::make_unique<optim::Prodigy>(arena, options, begin, end, [](const std::vector<double>& blocks) {
+      return std::accumulate(blocks.begin(), blocks.end(), 0.0);
+    });
+  }
   const optim::AdamWOptions options{spec.at("beta1"), spec.at("beta2"), spec.at("epsilon"), spec.at("weight_decay")};
-  std::vector<optim::AdamW> optimizers;
+  return std::make_unique<optim::AdamW>(arena, options, begin, end);
+}
+
+Optimizers make_optimizers(const optim::Arena& arena, const json& spec) {
+  Optimizers optimizers;
   std::int64_t begin = 0;
   for (const double fraction : spec.at("cuts").get<std::vector<double>>()) {
     const auto vectors = static_cast<double>(arena.size() / optim::kArenaAlignment);
     const auto end = static_cast<std::int64_t>(fraction * vectors) * optim::kArenaAlignment;
-    optimizers.emplace_back(arena, options, begin, end);
+    optimizers.push_back(make_optimizer(arena, spec, begin, end));
     begin = end;
   }
   return optimizers;
+}
+
+void write_states(std::ofstream& out, const optim::Arena& arena, const Optimizers& optimizers) {
+  std::map<std::string, std::vector<at::Tensor>> slices;
+  for (const auto& optimizer : optimizers) {
+    for (const auto& [name, slice] : optimizer->state()) slices[name].push_back(slice);
+  }
+  for (const auto& [name, parts] : slices) write_from(out, arena, at::cat(parts));
 }
 
 /// Scales the gradients and gives {norm, coefficient}.
@@ -70,26 +107,24 @@ std::array<float, 2> clip(const optim::Arena& arena, double max_norm) {
 
 void train(const json& spec, std::ifstream& in, std::ofstream& out) {
   const optim::Arena arena(parse_parameters(spec.at("parameters")));
-  auto optimizers = make_optimizers(arena, spec);
   read_into(in, arena, arena.parameters());
-  std::vector<std::array<float, 2>> clipping;
+  const Optimizers optimizers = make_optimizers(arena, spec);
+  optim::Ema ema(arena, 0.9, 0, arena.size());
+  std::vector<std::array<float, 3>> rows;
   std::int64_t step = 0;
   for (const auto& rates : spec.at("learning_rate").get<std::vector<std::map<std::string, double>>>()) {
     read_into(in, arena, arena.gradients());
-    clipping.push_back(clip(arena, spec.at("max_grad_norm")));
+    const auto [norm, coefficient] = clip(arena, spec.at("max_grad_norm"));
     ++step;
-    for (optim::AdamW& optimizer : optimizers) optimizer.step(arena, rates, step);
-  }
-  std::vector<at::Tensor> moment1, moment2;
-  for (optim::AdamW& optimizer : optimizers) {
-    moment1.push_back(optimizer.moment1());
-    moment2.push_back(optimizer.moment2());
+    for (const auto& optimizer : optimizers) optimizer->step(arena, rates, step);
+    ema.update(arena, step);
+    const auto scalars = optimizers.front()->scalars();
+    rows.push_back({norm, coefficient, scalars.count("d") ? static_cast<float>(scalars.at("d")) : 0});
   }
   write_from(out, arena, arena.parameters());
-  write_from(out, arena, at::cat(moment1));
-  write_from(out, arena, at::cat(moment2));
-  out.write(reinterpret_cast<const char*>(clipping.data()),
-            static_cast<std::streamsize>(clipping.size() * sizeof clipping[0]));
+  write_states(out, arena, optimizers);
+  write_from(out, arena, ema.average());
+  out.write(reinterpret_cast<const char*>(rows.data()), static_cast<std::streamsize>(rows.size() * sizeof rows[0]));
 }
 
 }  // namespace
