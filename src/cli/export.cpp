@@ -6,6 +6,7 @@
 
 #include "adapt/hypernetwork.h"
 #include "cli/commands.h"
+#include "cli/export_embedding.h"
 #include "core/config.h"
 #include "core/log.h"
 #include "pipeline/collective.h"
@@ -17,34 +18,33 @@ namespace ldmtune::cli {
 namespace {
 
 constexpr const char* kIntroduction =
-    "Usage: ldmtune export CHECKPOINT --format a1111 --output FILE\n\n"
+    "Usage: ldmtune export CHECKPOINT --format FORMAT --output FILE\n\n"
     "Writes what a checkpoint trained as a file for another program. CHECKPOINT is a folder such as\n"
     "RUN/checkpoints/step-00000500, or a run folder (its newest checkpoint is taken).\n\n"
-    "  ldmtune export runs/pencil/checkpoints/step-00000400 --format a1111 --output pencil.pt\n\nOptions [default]:\n";
+    "  ldmtune export runs/pencil/checkpoints/step-00000400 --format a1111 --output pencil.pt\n"
+    "  ldmtune export runs/zorp --format diffusers --output learned_embeds.safetensors\n\nOptions [default]:\n";
 
 struct ExportOptions {
   std::string format = "a1111";
   std::string name;
+  std::string token;
   std::filesystem::path output;
 };
 
 void declare(OptionTable& t, ExportOptions& o) {
-  t.add("format", o.format, "", "a1111: a hypernetwork .pt for AUTOMATIC1111's web UI and for ComfyUI");
+  t.add("format", o.format, "",
+        "Hypernetworks: a1111, a .pt for AUTOMATIC1111's web UI and for ComfyUI. Embeddings: a1111 (.pt), diffusers "
+        "(.safetensors) or kohya (.pt, .safetensors)");
   t.add("output", o.output, "", "File to write; one that is there is not written over");
-  t.add("name", o.name, "", "Name that the web UI shows (empty: the one trained under)");
+  t.add("name", o.name, "", "Name of a hypernetwork that the web UI shows (empty: the one trained under)");
+  t.add("token", o.token, "", "Of several words of a textual inversion, the one to write (empty: all)");
 }
 
 void check(const CommandLine& line, const ExportOptions& options) {
   if (line.positional.size() != 1) {
     fail_input("export: expected one CHECKPOINT, found ", line.positional.size(), "; see ldmtune export --help");
   }
-  if (options.format != "a1111") {
-    fail_input("option format: expected a1111 (for hypernetworks the one there is), found \"", options.format, "\"");
-  }
-  if (options.output.empty()) fail_input("option output is missing: give --output FILE.pt");
-  if (options.output.extension() != ".pt") {
-    fail_input("option output: expected a file name ending in .pt, found ", options.output.string());
-  }
+  if (options.output.empty()) fail_input("option output is missing: give --output FILE");
   if (std::filesystem::exists(options.output)) {
     fail_input("option output: ", options.output.string(), " is there already and is not written over");
   }
@@ -89,11 +89,15 @@ adapt::HypernetworkSpec spec_of(const train::CheckpointState& state, const std::
   return adapt::HypernetworkSpec::from_config(config.hypernetwork, widths);
 }
 
-void export_checkpoint(const std::filesystem::path& checkpoint, const ExportOptions& options) {
-  const at::NoGradGuard no_grad;
-  const train::CheckpointState state = train::read_checkpoint_state(checkpoint);
+void export_hypernetwork(const train::CheckpointState& state, const store::TensorMap& parameters,
+                         const std::filesystem::path& checkpoint, const ExportOptions& options) {
   const std::filesystem::path file = checkpoint / "parameters.safetensors";
-  const store::TensorMap parameters = store::read_safetensors(file).tensors;
+  if (options.format != "a1111") {
+    fail_input("option format: expected a1111 (for hypernetworks the one there is), found \"", options.format, "\"");
+  }
+  if (options.output.extension() != ".pt") {
+    fail_input("option output: expected a file name ending in .pt, found ", options.output.string());
+  }
   const adapt::Hypernetwork network(spec_of(state, widths_of(parameters, file), checkpoint));
   const optim::Arena arena(network.parameters());
   const store::TensorMap views = arena.parameter_views();
@@ -110,8 +114,18 @@ void export_checkpoint(const std::filesystem::path& checkpoint, const ExportOpti
   network.export_file(
       arena, options.output,
       {options.name.empty() ? state.adapter_name : options.name, state.step, state.base_sha256, state.base_name});
-  LDMTUNE_LOG(info) << "wrote " << options.output.string() << " (" << arena.trainable_elements() << " parameters, step "
-                    << state.step << ")";
+}
+
+void export_checkpoint(const std::filesystem::path& checkpoint, const ExportOptions& options) {
+  const at::NoGradGuard no_grad;
+  const train::CheckpointState state = train::read_checkpoint_state(checkpoint);
+  const store::TensorMap parameters = store::read_safetensors(checkpoint / "parameters.safetensors").tensors;
+  if (state.config.at("method") == "textual_inversion") {
+    export_embeddings(state, parameters, checkpoint, options.format, options.token, options.output);
+  } else {
+    export_hypernetwork(state, parameters, checkpoint, options);
+  }
+  LDMTUNE_LOG(info) << "wrote " << options.output.string() << " (step " << state.step << ")";
 }
 
 }  // namespace
