@@ -74,9 +74,10 @@ class Hypernetwork final : public Adapter {
   HypernetworkSpec spec_;
 };
 
-/// export_file writes A1111's .pt; with inference_only, without dropout (ComfyUI leaves dropout active while sampling).
+/// export_file writes A1111's .pt, or where the file's name ends so .safetensors (adapt/hypernetwork_safetensors.h); with
+/// inference_only, without dropout (ComfyUI leaves dropout active while sampling).
 
-/// A hypernetwork read from an A1111 .pt (missing keys as A1111 treats them, old names linear1/linear2 too).
+/// A hypernetwork read from an A1111 .pt or a .safetensors (missing keys as A1111 treats them, old names linear1/linear2 too).
 struct HypernetworkFile {
   std::unique_ptr<Hypernetwork> network;
   std::unique_ptr<optim::Arena> arena;

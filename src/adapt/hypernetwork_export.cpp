@@ -1,8 +1,9 @@
-// Writes A1111's hypernetwork .pt: integer keys width -> (state dict of k, state dict of v), then the settings.
+// Writes A1111's hypernetwork .pt (or the same as .safetensors): integer keys width -> (state dict of k, state dict of v), then the settings.
 
 #include <algorithm>
 
 #include "adapt/hypernetwork_layout.h"
+#include "adapt/hypernetwork_safetensors.h"
 #include "core/error.h"
 #include "store/torch_file.h"
 
@@ -70,7 +71,11 @@ void Hypernetwork::export_file(const optim::Arena& arena, const std::filesystem:
   ExportInfo named = info;
   if (named.name.empty()) named.name = file.stem().string();
   add_settings(dict, written, named);
-  store::write_torch_file(file, dict);
+  if (file.extension() == ".safetensors") {
+    write_hypernetwork_safetensors(file, dict);
+  } else {
+    store::write_torch_file(file, dict);
+  }
 }
 
 }  // namespace ldmtune::adapt

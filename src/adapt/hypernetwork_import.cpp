@@ -5,6 +5,7 @@
 #include <map>
 
 #include "adapt/hypernetwork_layout.h"
+#include "adapt/hypernetwork_safetensors.h"
 #include "core/error.h"
 #include "store/torch_file.h"
 
@@ -209,7 +210,8 @@ void copy_into(const optim::Arena& arena, const std::map<std::string, at::Tensor
 }  // namespace
 
 HypernetworkFile read_hypernetwork(const std::filesystem::path& file, at::Device device) {
-  const PyValue value = store::read_torch_file(file);
+  const bool is_safetensors = file.extension() == ".safetensors";
+  const PyValue value = is_safetensors ? PyValue(read_hypernetwork_safetensors(file)) : store::read_torch_file(file);
   const auto* dict = value.get_if<PyDict>();
   if (dict == nullptr) fail_input(file.string(), ": no hypernetwork: expected a dictionary");
   const Reader reader(file, *dict);

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "small_network.h"
 #include "store/files.h"
+#include "store/safetensors.h"
 #include "store/torch_file.h"
 
 namespace ldmtune::adapt {
@@ -234,6 +235,54 @@ TEST_F(HypernetworkFileTest, RefusesWhatIsNoHypernetwork) {
   negative.items.emplace_back(std::int64_t{-8}, PyTuple{{old_state_dict(false), old_state_dict(false)}});
   EXPECT_NE(refusal(negative).find("must be positive, found -8"), std::string::npos);
   EXPECT_THROW(read_hypernetwork(path("missing.pt")), InputError);
+}
+
+TEST_F(HypernetworkFileTest, SafetensorsHoldTheSame) {
+  HypernetworkSpec spec;
+  spec.layer_structure = {1, 2, 2, 1};
+  spec.activation = "relu";
+  spec.layer_norm = true;
+  spec.dropout_structure = {0, 0.3, 0, 0};
+  spec.widths = {8, 12};
+  const Hypernetwork network(spec);
+  const optim::Arena arena(network.parameters());
+  network.initialize(arena, 5);
+  for (const bool inference_only : {false, true}) {
+    const Adapter::ExportInfo info{"small", 7, "abc", "base", inference_only};
+    network.export_file(arena, path("a.pt"), info);
+    network.export_file(arena, path("a.safetensors"), info);
+    const HypernetworkFile pickled = read_hypernetwork(path("a.pt")), safe = read_hypernetwork(path("a.safetensors"));
+    EXPECT_EQ(safe.network->spec().layer_structure, spec.layer_structure);
+    EXPECT_EQ(safe.network->spec().dropout_structure, pickled.network->spec().dropout_structure);
+    EXPECT_EQ(safe.network->spec().activation, "relu");
+    EXPECT_TRUE(safe.network->spec().layer_norm);
+    EXPECT_EQ(safe.name + safe.base_sha256 + safe.base_name, "smallabcbase");
+    EXPECT_EQ(safe.step, 7);
+    EXPECT_TRUE(at::equal(safe.arena->parameters(), pickled.arena->parameters()));
+  }
+}
+
+TEST_F(HypernetworkFileTest, SafetensorsThatAreNoneAreRefused) {
+  const auto refusal_of = [&](const store::TensorMap& tensors, const store::Metadata& metadata) {
+    store::write_safetensors(path("a.safetensors"), tensors, metadata);
+    try {
+      read_hypernetwork(path("a.safetensors"));
+    } catch (const InputError& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  const auto has = [](const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  };
+  EXPECT_TRUE(has(refusal_of({{"lora_unet.alpha", at::ones({1})}}, {}), "no hypernetwork"));
+  EXPECT_TRUE(has(refusal_of({{"8.q.linear.0.weight", at::ones({1})}}, {}), "8.q.linear.0.weight"));
+  EXPECT_TRUE(has(refusal_of({}, {}), "no hypernetwork"));
+  const store::TensorMap one{{"8.k.linear.0.weight", at::ones({16, 8})}};
+  EXPECT_TRUE(has(refusal_of(one, {{"layer_structure", "1,2"}}), "layer_structure: expected JSON"));
+  EXPECT_TRUE(has(refusal_of(one, {{"layer_structure", "[[1]]"}}), "list of numbers"));
+  EXPECT_TRUE(has(refusal_of(one, {{"name", "{}"}}), "found an object"));
+  EXPECT_TRUE(has(refusal_of(one, {}), "8.k.linear.0.bias: missing"));
 }
 
 }  // namespace
