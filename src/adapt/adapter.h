@@ -31,6 +31,10 @@ class Adapter {
   virtual std::vector<optim::ParameterSpec> parameters() const = 0;
   /// Initial values, keyed by (seed, parameter name) only.
   virtual void initialize(const optim::Arena& arena, std::uint64_t seed) const = 0;
+  /// Makes tensors of the base itself parameters of the arena (dreambooth); called once, after initialize.
+  virtual void bind(optim::Arena& /*arena*/) const {}
+  /// Whether training changes the base's own weights: what the untouched base does must be found out before.
+  virtual bool changes_base() const { return false; }
   /// Hooks for one forward; they read the arena's parameters and refer to it while they live.
   virtual std::unique_ptr<model::ModelHooks> hooks(const optim::Arena& arena, ForwardContext context) const = 0;
   /// Names whether `generate` etc. need the text encoder inside the step (textual inversion) or the context may be

@@ -51,7 +51,7 @@ void declare_optim(OptionTable& t, OptimConfig& c) {
         "adamw | lion (a learning rate 3 to 10 times smaller) | prodigy (finds its step size itself: learning rate 1)");
   t.add("optim.learning_rate", c.learning_rate, "",
         "A number, or AUTOMATIC1111's schedule \"5e-3:100, 1e-3:1000, 1e-5\" (training stops at the last step named); "
-        "textual inversion's default is 5e-3");
+        "textual inversion's default is 5e-3, dreambooth's 5e-6");
   t.add("optim.lr_scheduler", c.lr_scheduler, "", "constant | constant_with_warmup | linear | cosine, as in diffusers");
   t.add("optim.lr_warmup_steps", c.lr_warmup_steps, "updates", "Linear warm-up of the learning rate");
   t.add("optim.adam_beta1", c.adam_beta1, "", "Decay of AdamW's first moment");
@@ -127,6 +127,25 @@ void declare_lora(OptionTable& t, LoraConfig& c) {
         "all: every one; empty: none");
 }
 
+void declare_dreambooth(OptionTable& t, DreamboothConfig& c) {
+  t.add("dreambooth.train_unet", c.train_unet, "",
+        "all: every weight of the UNet; attention: only those of its attention layers; none");
+  t.add("dreambooth.train_text_encoder", c.train_text_encoder, "", "Train the text encoder (SDXL: both) too");
+  t.add("dreambooth.text_encoder_learning_rate", c.text_encoder_learning_rate, "",
+        "Its learning rate, as optim.learning_rate (empty: the same)");
+  t.add("dreambooth.instance_prompt", c.instance_prompt, "",
+        "What all images of data are called, e.g. \"a sks dog\" (empty: each by its own caption)");
+  t.add("dreambooth.with_prior_preservation", c.with_prior_preservation, "",
+        "Train on class images beside the instances, so that the base's other concepts stay");
+  t.add("dreambooth.prior_loss_weight", c.prior_loss_weight, "", "What a class image's loss counts");
+  t.add("dreambooth.class_data", c.class_data, "",
+        "Dataset folder of class images; one that is not there yet is made: the base draws class_prompt");
+  t.add("dreambooth.class_prompt", c.class_prompt, "",
+        "Prompts of the class images, separated by | (empty: class_data's own captions)");
+  t.add("dreambooth.num_class_images", c.num_class_images, "images",
+        "How many the base draws where class_data is not there yet, and the least it must hold otherwise");
+}
+
 void declare_textual_inversion(OptionTable& t, TextualInversionConfig& c) {
   t.add("textual_inversion.placeholder_token", c.placeholder_token, "",
         "The new word, such as <zorp>, which captions or caption.template must hold; several, separated by |, train "
@@ -187,7 +206,7 @@ void declare_sample(OptionTable& t, SampleConfig& c) {
 }  // namespace
 
 void declare(OptionTable& t, TrainConfig& c) {
-  t.add("method", c.method, "", "What trains: hypernetwork | lora | textual_inversion");
+  t.add("method", c.method, "", "What trains: hypernetwork | lora | textual_inversion | dreambooth");
   t.add("base", c.base, "", "Base model, a folder in the diffusers layout");
   t.add("variant", c.variant, "", "Weight files' variant, e.g. fp16");
   t.add("data", c.data, "", "Dataset folder written by ldmtune prepare");
@@ -203,6 +222,7 @@ void declare(OptionTable& t, TrainConfig& c) {
   declare_hypernetwork(t, c.hypernetwork);
   declare_textual_inversion(t, c.textual_inversion);
   declare_lora(t, c.lora);
+  declare_dreambooth(t, c.dreambooth);
   declare_caption(t, c.caption);
   declare_validation(t, c.validation);
   declare_sample(t, c.sample);

@@ -98,6 +98,18 @@ struct LoraConfig {
   std::string text_encoder_target_modules;
 };
 
+struct DreamboothConfig {
+  std::string train_unet = "all";
+  bool train_text_encoder = false;
+  std::string text_encoder_learning_rate;
+  std::string instance_prompt;
+  bool with_prior_preservation = false;
+  double prior_loss_weight = 1.0;
+  std::filesystem::path class_data;
+  std::vector<std::string> class_prompt;
+  std::int64_t num_class_images = 100;
+};
+
 struct TextualInversionConfig {
   std::vector<std::string> placeholder_token;
   std::vector<double> num_vectors;
@@ -155,6 +167,7 @@ struct TrainConfig {
   HypernetworkConfig hypernetwork;
   TextualInversionConfig textual_inversion;
   LoraConfig lora;
+  DreamboothConfig dreambooth;
   CaptionConfig caption;
   ValidationConfig validation;
   SampleConfig sample;

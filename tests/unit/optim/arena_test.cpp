@@ -25,6 +25,24 @@ TEST(Arena, AlignsEveryParameterTo64Bytes) {
   }
 }
 
+TEST(Arena, AdoptsAModulesTensorAsItsParameter) {
+  Arena arena(specs());
+  const at::Tensor held = at::full({3, 5}, 4.0f), in_a_map = held;
+  arena.adopt("a.weight", in_a_map);
+  EXPECT_EQ(arena.parameter_views().at("a.weight").sum().item<float>(), 60) << "its values came along";
+  EXPECT_EQ(held.const_data_ptr(), arena.parameters().const_data_ptr());
+  arena.parameters().slice(0, 0, 15).fill_(2);
+  EXPECT_EQ(held.sum().item<float>(), 30) << "the module sees an update";
+
+  (held * 3).sum().backward();
+  EXPECT_EQ(arena.gradients().slice(0, 0, 15).sum().item<float>(), 45);
+  arena.use_gradients(at::zeros({arena.size()}));
+  (held * 2).sum().backward();
+  EXPECT_EQ(arena.gradients().slice(0, 0, 15).sum().item<float>(), 30) << "a fresh buffer";
+  EXPECT_THROW(arena.adopt("a.bias", held), Error);
+  EXPECT_THROW(arena.adopt("c", held), Error);
+}
+
 TEST(Arena, ParametersAreLeavesInsideTheFlatBuffer) {
   const Arena arena(specs());
   const at::Tensor& bias = arena.parameter("a.bias");

@@ -1,0 +1,105 @@
+#include "adapt/dreambooth.h"
+
+#include <ATen/core/grad_mode.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <set>
+
+#include "core/error.h"
+#include "store/safetensors.h"
+
+namespace ldmtune::adapt {
+namespace {
+
+model::BaseModel fresh_base() {
+  model::BaseModelOptions options;
+  options.vae = false;
+  return model::load_base_model(std::filesystem::path(LDMTUNE_SOURCE_DIR) / "datasets" / "emoji-base", options);
+}
+
+DreamboothConfig settings(const std::string& train_unet, bool train_text_encoder) {
+  DreamboothConfig config;
+  config.train_unet = train_unet;
+  config.train_text_encoder = train_text_encoder;
+  return config;
+}
+
+TEST(Dreambooth, TrainsWhatTheOptionsName) {
+  const model::BaseModel base = fresh_base();
+  const auto count = [&](const std::string& train_unet, bool train_text_encoder, std::int64_t clip_skip = 1) {
+    return Dreambooth::from_config(settings(train_unet, train_text_encoder), clip_skip, base).weights().size();
+  };
+  const std::size_t unet = base.unet->parameters().size(), text = base.text_encoder->parameters().size();
+  EXPECT_EQ(count("all", false), unet);
+  EXPECT_EQ(count("all", true), unet + text);
+  EXPECT_EQ(count("none", true), text);
+  EXPECT_EQ(count("none", true, 2), text - 16) << "a layer that clip_skip leaves out has no gradient";
+  for (const BaseWeight& weight : Dreambooth::from_config(settings("attention", false), 1, base).weights()) {
+    EXPECT_NE(weight.key.find(".attn"), std::string::npos) << weight.key;
+  }
+  EXPECT_LT(count("attention", false), unet);
+  EXPECT_THROW(count("none", false), InputError);
+  EXPECT_THROW(count("some", false), InputError);
+}
+
+TEST(Dreambooth, NamesAndGroupsParametersByComponent) {
+  const model::BaseModel base = fresh_base();
+  const Dreambooth adapter = Dreambooth::from_config(settings("all", true), 1, base);
+  EXPECT_TRUE(adapter.changes_base());
+  EXPECT_TRUE(adapter.trains_text_encoder());
+  EXPECT_FALSE(Dreambooth::from_config(settings("all", false), 1, base).trains_text_encoder());
+  std::set<std::string> groups;
+  for (const optim::ParameterSpec& spec : adapter.parameters()) {
+    EXPECT_EQ(spec.name.rfind(spec.group + ".", 0), 0u) << spec.name;
+    groups.insert(spec.group);
+  }
+  EXPECT_EQ(groups, (std::set<std::string>{"text_encoder", "unet"}));
+}
+
+TEST(Dreambooth, WeightsInTheModelAreThoseOfTheArena) {
+  const model::BaseModel base = fresh_base(), untouched = fresh_base();
+  const Dreambooth adapter = Dreambooth::from_config(settings("all", false), 1, base);
+  optim::Arena arena(adapter.parameters());
+  adapter.initialize(arena, 7);
+  adapter.bind(arena);
+  const at::Tensor noisy = at::full({1, 4, 16, 16}, 0.5f), timestep = at::tensor({10}),
+                   context = at::full({1, 77, base.unet->cross_attention_dim()}, 0.1f);
+  const at::Tensor prediction = base.unet->forward(noisy, timestep, context);
+  EXPECT_TRUE(at::equal(prediction, untouched.unet->forward(noisy, timestep, context)));
+
+  prediction.square().mean().backward();
+  for (const auto& [name, gradient] : arena.gradient_views()) {
+    EXPECT_GT(gradient.abs().max().item<float>(), 0) << name;
+  }
+  arena.parameter("unet.conv_out.bias").detach().add_(1);
+  const at::Tensor shifted = base.unet->forward(noisy, timestep, context);
+  EXPECT_TRUE(at::allclose(shifted, prediction + 1, 1e-5, 1e-5));
+}
+
+TEST(Dreambooth, ItsFileGoesBackIntoABase) {
+  const at::NoGradGuard no_grad;
+  const model::BaseModel base = fresh_base(), other = fresh_base();
+  const Dreambooth adapter = Dreambooth::from_config(settings("attention", false), 1, base);
+  optim::Arena arena(adapter.parameters());
+  adapter.initialize(arena, 7);
+  arena.parameters().mul_(1.5);
+  const auto file =
+      std::filesystem::temp_directory_path() / ("ldmtune-dreambooth-" + std::to_string(getpid()) + ".safetensors");
+  adapter.export_file(arena, file, {"subject", 12, "abc", "emoji-base", false});
+  const store::SafetensorsFile read = store::read_safetensors(file);
+  std::filesystem::remove(file);
+  EXPECT_EQ(read.metadata.at("ldmtune.step"), "12");
+
+  load_trained_weights(read.tensors, file, other);
+  for (const auto& [key, tensor] : other.unet->parameters()) {
+    const at::Tensor before = base.unet->parameters().at(key);
+    EXPECT_TRUE(at::equal(tensor, read.tensors.count("unet." + key) ? before * 1.5 : before)) << key;
+  }
+  EXPECT_THROW(load_trained_weights({{"unet.nothing", at::ones({1})}}, file, other), InputError);
+  EXPECT_THROW(load_trained_weights({{"vae.conv", at::ones({1})}}, file, other), InputError);
+  EXPECT_THROW(load_trained_weights({{"unet.conv_out.bias", at::ones({1})}}, file, other), InputError);
+}
+
+}  // namespace
+}  // namespace ldmtune::adapt
