@@ -25,8 +25,9 @@ constexpr const char* kIntroduction =
     "  ldmtune sample --base datasets/emoji-base --prompt \"rocket, pencil | apple, pencil\" --num_images 4 \\\n"
     "                 --hypernetwork best.pt --strengths 0,0.5,1 --guidance_scale 3 --output strengths.png\n"
     "  ldmtune sample --base datasets/emoji-base --prompt \"rocket, pencil\" --lora pencil.safetensors:0.8 --output "
-    "l.png\n\nOptions "
-    "[default]:\n";
+    "l.png\n"
+    "  ldmtune sample --base datasets/emoji-base --prompt \"zorp on a green background\" --embedding zorp.pt --output "
+    "zorp.png\n\nOptions [default]:\n";
 
 std::vector<pipeline::SharedRequest> make_requests(const SampleOptions& options, const SamplePlan& plan,
                                                    const SampleAdapters& adapters) {

@@ -50,13 +50,18 @@ void SampleAdapters::load(const SampleOptions& options, const model::BaseModel& 
     adapt::expect_hooks(*read.lora, file);
     loaded_.push_back({std::move(read.lora), std::move(read.arena), strength});
   }
+  const std::vector<std::string> files = split_list(options.embedding, ',');
+  if (!options.embedding.empty()) embeddings_ = std::make_unique<adapt::LoadedEmbeddings>(files, base);
 }
 
 pipeline::HooksFactory SampleAdapters::hooks(double factor) const {
-  if (loaded_.empty() || factor == 0) return nullptr;
-  return [this, factor](std::int64_t) {
+  const bool is_adapted = !loaded_.empty() && factor != 0;
+  if (!is_adapted && !embeddings_) return nullptr;
+  return [this, factor, is_adapted](std::int64_t) {
     std::vector<std::unique_ptr<model::ModelHooks>> links;
+    if (embeddings_) links.push_back(embeddings_->hooks());
     for (const Loaded& loaded : loaded_) {
+      if (!is_adapted) break;
       adapt::ForwardContext context;
       context.strength = loaded.strength * factor;
       links.push_back(loaded.adapter->hooks(*loaded.arena, context));
@@ -66,8 +71,8 @@ pipeline::HooksFactory SampleAdapters::hooks(double factor) const {
 }
 
 bool SampleAdapters::in_text_encoder() const {
-  return std::any_of(loaded_.begin(), loaded_.end(),
-                     [](const Loaded& loaded) { return loaded.adapter->trains_text_encoder(); });
+  return embeddings_ || std::any_of(loaded_.begin(), loaded_.end(),
+                                    [](const Loaded& loaded) { return loaded.adapter->trains_text_encoder(); });
 }
 
 }  // namespace ldmtune::cli

@@ -72,6 +72,10 @@ void declare(OptionTable& t, SampleOptions& o) {
       "lora", o.lora, "",
       "LoRA of diffusers or kohya, with its strength: FILE.safetensors or FILE.safetensors:0.7; several, separated by "
       "commas or given again, add up");
+  t.add("embedding", o.embedding, "",
+        "Textual inversion embedding of AUTOMATIC1111, diffusers, kohya or OneTrainer, whose word prompts may use: "
+        "FILE, or "
+        "FILE=WORD for another word; several, separated by commas or given again");
   t.add("base.merge", o.base_merge, "",
         "LoRA files added to the base's weights at load, as in training: the base that a file was trained on");
   t.add("strengths", o.strengths, "", "Columns at several strengths of hypernetwork and LoRA, e.g. 0,0.5,1");
@@ -88,7 +92,8 @@ void read_sample_options(const Arguments& arguments, OptionTable& table, SampleO
     fail_input("sample: unexpected argument '", line.positional.front(),
                "'; put a prompt in quotes: --prompt \"a cat\"");
   }
-  std::map<std::string, std::string> joined{{"prompt", ""}, {"lora", ""}};  // options that add when given again
+  std::map<std::string, std::string> joined{
+      {"prompt", ""}, {"lora", ""}, {"embedding", ""}};  // options that add when given again
   for (OptionSetting& setting : line.settings) {
     const auto found = joined.find(setting.name);
     if (found == joined.end()) continue;
@@ -112,8 +117,9 @@ SamplePlan plan_sample(const SampleOptions& options) {
   plan.title =
       cat(options.base.filename().string(), options.base_merge.empty() ? "" : " + " + options.base_merge,
           options.hypernetwork.empty() ? "" : " + " + options.hypernetwork,
-          options.lora.empty() ? "" : " + " + options.lora, ", ", options.sampler, " ", options.num_inference_steps,
-          " steps, guidance ", format_number(options.guidance_scale), ", seed ", options.seed);
+          options.lora.empty() ? "" : " + " + options.lora, options.embedding.empty() ? "" : " + " + options.embedding,
+          ", ", options.sampler, " ", options.num_inference_steps, " steps, guidance ",
+          format_number(options.guidance_scale), ", seed ", options.seed);
   plan.columns = images * strengths.size();
   if (options.prompts.size() == 1 && !several && (options.columns > 0 || plan.columns > 8)) {
     const auto square = static_cast<std::size_t>(std::ceil(std::sqrt(static_cast<double>(plan.columns))));

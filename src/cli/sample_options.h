@@ -26,6 +26,7 @@ struct SampleOptions {
   std::string base_merge;
   std::string hypernetwork;
   std::string lora;
+  std::string embedding;  ///< FILE or FILE=TOKEN, separated by commas
   std::vector<double> strengths;
   std::int64_t columns = 0;
   std::int64_t scale = 0;

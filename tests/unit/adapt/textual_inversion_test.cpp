@@ -107,12 +107,12 @@ TEST(TextualInversion, HalfPrecisionBasesGetTheirOwnType) {
 }
 
 TEST(TextualInversion, VectorsStartFromTextSpreadOverThem) {
-  const auto tokens = base().tokenizer->tokenize("blue rocket on white background");
+  const auto tokens = base().tokenizer->tokenize("blue monster on white background");
   ASSERT_GE(tokens.size(), 5u);
   TextualInversionConfig config;
   config.placeholder_token = {"<spread>"};
   config.num_vectors = {3};
-  config.initializer_text = {"blue rocket on white background"};
+  config.initializer_text = {"blue monster on white background"};
   const Placeholder word = make_placeholders(config, base()).front();
   const at::Tensor& table = base().text_encoder->parameters().at("text_model.embeddings.token_embedding.weight");
   ASSERT_EQ(word.initial.size(0), 3);
@@ -130,9 +130,9 @@ TEST(TextualInversion, VectorsStartFromATokenOrFromZeros) {
   TextualInversionConfig config;
   config.placeholder_token = {"<first>", "<second>"};
   config.num_vectors = {2, 1};
-  config.initializer_token = {"rocket", ""};
+  config.initializer_token = {"monster", ""};
   const auto words = make_placeholders(config, base());
-  EXPECT_TRUE(at::equal(words[0].initial, base_embedding("rocket").expand({2, -1})));
+  EXPECT_TRUE(at::equal(words[0].initial, base_embedding("monster").expand({2, -1})));
   EXPECT_EQ(words[1].initial.count_nonzero().item<std::int64_t>(), 0);
   EXPECT_EQ(words[1].first_id, words[0].first_id + 2);
 }
@@ -156,13 +156,14 @@ TEST(TextualInversion, VectorsStartFromAFile) {
 }
 
 TEST(TextualInversion, RefusesOptionsThatMeanNothing) {
-  const auto expect = [](TextualInversionConfig config, const std::string& text) {
-    const std::string message = refusal(config, fresh_base());
+  const model::BaseModel fresh = fresh_base();
+  const auto expect = [&](const TextualInversionConfig& given, const std::string& text) {
+    const std::string message = refusal(given, fresh);
     EXPECT_NE(message.find(text), std::string::npos) << message;
   };
   TextualInversionConfig config;
   expect(config, "placeholder_token: not given");
-  config.placeholder_token = {"rocket"};
+  config.placeholder_token = {"monster"};
   expect(config, "vocabulary already");
   config.placeholder_token = {"<zorp>", "<zorp>"};
   expect(config, "twice");
@@ -175,9 +176,9 @@ TEST(TextualInversion, RefusesOptionsThatMeanNothing) {
     expect(config, "num_vectors: expected a whole number from 1 to 22");
   }
   config.num_vectors = {1};
-  config.initializer_token = {"blue rocket"};
-  expect(config, "'blue rocket' is 2");
-  config.initializer_text = {"rocket"};
+  config.initializer_token = {"blue monster"};
+  expect(config, "'blue monster' is 2");
+  config.initializer_text = {"monster"};
   expect(config, "one of them only");
 }
 
