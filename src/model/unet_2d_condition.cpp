@@ -30,6 +30,16 @@ struct AddedEmbedding {
 
 }  // namespace
 
+at::Tensor time_ids(const std::vector<ImageSizes>& images) {
+  std::vector<float> numbers;
+  for (const ImageSizes& image : images) {
+    for (const auto& pair : {image.original, image.crop, image.target}) {
+      numbers.insert(numbers.end(), {static_cast<float>(pair[0]), static_cast<float>(pair[1])});
+    }
+  }
+  return at::tensor(numbers, at::kFloat).view({-1, AddedEmbedding::kTimeIds});
+}
+
 struct UNet2DConditionModel::Impl {
   Impl(const nlohmann::json& json, Weights& weights);
 

@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
+#include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <set>
@@ -19,6 +21,13 @@ struct AddedConditioning {
   at::Tensor pooled;    ///< (B, pooled_width): the second text encoder's pooled embedding
   at::Tensor time_ids;  ///< (B, 6): original height and width, top and left of the crop, target height and width
 };
+
+/// What a picture was, for SDXL; each (height, width) or (top, left), in pixels.
+struct ImageSizes {
+  std::array<std::int64_t, 2> original, crop, target;
+};
+/// (N, 6) f32 on the CPU, in AddedConditioning's order.
+at::Tensor time_ids(const std::vector<ImageSizes>& images);
 
 class UNet2DConditionModel {
  public:

@@ -38,16 +38,36 @@ at::Tensor initial_noise(const LatentShape& shape, const GenerateRequest& reques
   return noise;
 }
 
+/// What an ancestral sampler adds after a step: on the CPU first, so that a GPU meets the same noise.
+at::Tensor step_noise(const at::Tensor& sample, const GenerateRequest& request, std::size_t step) {
+  at::Tensor noise = at::empty(sample.sizes(), at::kFloat);
+  const RandomStream stream{request.seed, Purpose::sampler_noise, 0, request.index << 16 | step};
+  stream.fill_normal(std::span<float>(noise.data_ptr<float>(), static_cast<std::size_t>(noise.numel())));
+  return noise.to(sample.device());
+}
+
 /// The UNet's answer at one step: guidance leads from what the negative prompt gives to what the prompt gives.
 class Denoiser {
  public:
-  /// context (2, T, D): negative, positive. Without guidance the positive row alone is run.
-  Denoiser(const model::BaseModel& base, const at::Tensor& context, double guidance_scale, const HooksFactory& hooks)
+  /// Rows of text: negative, positive. Without guidance the positive one alone is run. latent: (C, h, w).
+  Denoiser(const model::BaseModel& base, const model::TextConditioning& text, at::IntArrayRef latent,
+           double guidance_scale, const HooksFactory& hooks)
       : unet_(*base.unet),
         guided_(guidance_scale > 1),
         guidance_scale_(guidance_scale),
         weight_(unet_.parameters().begin()->second) {
-    context_ = (guided_ ? context : context.narrow(0, 1, 1)).to(weight_.options());
+    const auto rows = [&](const at::Tensor& both) {
+      return (guided_ ? both : both.narrow(0, 1, 1)).to(weight_.options());
+    };
+    context_ = rows(text.context);
+    if (unet_.takes_added_conditioning()) {
+      const std::int64_t factor = base.vae->downscale_factor();
+      const model::ImageSizes sizes{.original = {latent[1] * factor, latent[2] * factor},
+                                    .crop = {0, 0},
+                                    .target = {latent[1] * factor, latent[2] * factor}};
+      added_.pooled = rows(text.pooled);
+      added_.time_ids = model::time_ids({sizes}).expand({context_.size(0), -1}).to(weight_.device());
+    }
     if (hooks) hooks_ = hooks(context_.size(0));
   }
 
@@ -58,7 +78,7 @@ class Denoiser {
     const std::int64_t rows = context_.size(0);
     const at::Tensor input = sample.expand({rows, -1, -1, -1}).to(weight_.scalar_type()).contiguous();
     const at::Tensor when = at::full({rows}, timestep, input.options().dtype(at::kFloat));
-    const at::Tensor prediction = unet_.forward(input, when, context_, hooks_.get()).to(at::kFloat);
+    const at::Tensor prediction = unet_.forward(input, when, context_, hooks_.get(), added_).to(at::kFloat);
     if (!guided_) return prediction;
     const at::Tensor negative = prediction.narrow(0, 0, 1), positive = prediction.narrow(0, 1, 1);
     return negative + guidance_scale_ * (positive - negative);
@@ -70,6 +90,7 @@ class Denoiser {
   double guidance_scale_;
   at::Tensor weight_;  ///< any of the UNet's: its dtype and device
   at::Tensor context_;
+  model::AddedConditioning added_;
   std::unique_ptr<model::ModelHooks> hooks_;
 };
 
@@ -93,11 +114,19 @@ void check(const model::BaseModel& base, const GenerateRequest& request) {
   }
 }
 
-/// (2, T, D): negative, positive.
-at::Tensor encode_prompts(PromptEncoder& prompts, const GenerateRequest& request, const HooksFactory& hooks) {
+/// Rows: negative, positive.
+model::TextConditioning encode_prompts(const model::BaseModel& base, PromptEncoder& prompts,
+                                       const GenerateRequest& request, const HooksFactory& hooks) {
   const std::vector<std::string> texts{request.negative_prompt, request.prompt};
-  if (!hooks || !request.hooks_in_text_encoder) return prompts.encode(texts);
-  return prompts.encode_ids(prompts.input_ids(texts), hooks(2).get());
+  const bool is_plain = !hooks || !request.hooks_in_text_encoder;
+  model::TextConditioning text =
+      is_plain ? prompts.condition(texts) : prompts.condition_ids(prompts.input_ids(texts), hooks(2).get());
+  if (base.force_zeros_for_empty_prompt && request.negative_prompt.empty()) {
+    for (at::Tensor* tensor : {&text.context, &text.pooled}) {
+      *tensor = at::cat({at::zeros_like(tensor->narrow(0, 0, 1)), tensor->narrow(0, 1, 1)});
+    }
+  }
+  return text;
 }
 
 }  // namespace
@@ -111,16 +140,19 @@ GenerateResult generate(const model::BaseModel& base, PromptEncoder& prompts, co
 
   GenerateResult result;
   result.initial_noise = initial_noise(latent_shape(base, request), request);
-  const at::Tensor context = encode_prompts(prompts, request, hooks);
-  const Denoiser denoise(base, context, request.guidance_scale, hooks);
+  const model::TextConditioning text = encode_prompts(base, prompts, request, hooks);
+  const Denoiser denoise(base, text, result.initial_noise.sizes(), request.guidance_scale, hooks);
 
   at::Tensor sample = result.initial_noise.unsqueeze(0).to(denoise.device()) * sampler->init_noise_sigma();
   for (std::size_t step = 0; step < sampler->timesteps().size(); ++step) {
     const at::Tensor prediction = denoise(sampler->scale_model_input(sample, step), sampler->timesteps()[step]);
     sample = sampler->step(prediction, sample, step);
+    if (const double scale = sampler->noise_scale(step); scale > 0) {
+      sample = sample + scale * step_noise(sample, request, step);
+    }
   }
   result.final_latent = sample.squeeze(0).to(at::kFloat).cpu();
-  result.context = context.to(at::kFloat).cpu();
+  result.context = text.context.to(at::kFloat).cpu();
   result.image = decode(*base.vae, sample);
   return result;
 }

@@ -22,6 +22,17 @@ at::Tensor weighted_rows(const at::Tensor& hidden, const at::Tensor& weights) {
   return at::stack(rows);
 }
 
+/// The second tokenizer's tokens, after the first one's.
+void append(const WeightedTokens& more, WeightedTokens& tokens) {
+  if (!more.weights.empty() || !tokens.weights.empty()) {
+    tokens.weights.resize(tokens.input_ids.size(), 1.0F);
+    tokens.weights.insert(tokens.weights.end(), more.weights.begin(), more.weights.end());
+    tokens.weights.resize(tokens.input_ids.size() + more.input_ids.size(), 1.0F);
+  }
+  tokens.input_ids.insert(tokens.input_ids.end(), more.input_ids.begin(), more.input_ids.end());
+  tokens.truncated = tokens.truncated || more.truncated;
+}
+
 }  // namespace
 
 PromptOptions prompt_options(const CaptionConfig& config) {
@@ -36,26 +47,26 @@ PromptEncoder::PromptEncoder(const model::BaseModel& base, const PromptOptions& 
   if (!base.tokenizer || !base.text_encoder) {
     fail_input(base.folder.string(), ": prompts need the base's tokenizer and text encoder, which were not loaded");
   }
-  const std::int64_t layers = base.text_encoder->num_hidden_layers();
-  if (options.clip_skip < 1 || options.clip_skip > layers) {
-    fail_input("clip_skip: expected 1 (the text encoder's last layer) to ", layers, " (its first), found ",
-               options.clip_skip);
+  const std::int64_t most = model::max_clip_skip(base);
+  if (options.clip_skip < 1 || options.clip_skip > most) {
+    fail_input("clip_skip: expected 1 (the layer this base was trained on) to ", most,
+               " (its text encoder's first), found ", options.clip_skip);
   }
 }
 
 PromptEncoder::Entry PromptEncoder::tokenized(const std::string& prompt, bool added_tokens, bool& truncated) const {
   const std::int64_t length = base_.model_max_length, chunks = options_.max_chunks;
+  const auto by = [&](const model::CLIPTokenizer& tokenizer) {
+    if (options_.weights) return encode_weighted(tokenizer, prompt, length, chunks, added_tokens);
+    auto plain = tokenizer.encode(prompt, length, chunks, added_tokens);
+    return WeightedTokens{std::move(plain.input_ids), {}, plain.truncated};
+  };
+  WeightedTokens tokens = by(*base_.tokenizer);
+  if (base_.tokenizer_2) append(by(*base_.tokenizer_2), tokens);
+  truncated = tokens.truncated;
   Entry made;
-  if (options_.weights) {
-    const auto encoded = encode_weighted(*base_.tokenizer, prompt, length, chunks, added_tokens);
-    made.input_ids = at::tensor(encoded.input_ids, at::kLong);
-    if (!encoded.weights.empty()) made.weights = at::tensor(encoded.weights, at::kFloat);
-    truncated = encoded.truncated;
-  } else {
-    const auto encoded = base_.tokenizer->encode(prompt, length, chunks, added_tokens);
-    made.input_ids = at::tensor(encoded.input_ids, at::kLong);
-    truncated = encoded.truncated;
-  }
+  made.input_ids = at::tensor(tokens.input_ids, at::kLong);
+  if (!tokens.weights.empty()) made.weights = at::tensor(tokens.weights, at::kFloat);
   return made;
 }
 
@@ -86,27 +97,27 @@ at::Tensor PromptEncoder::token_weights(const std::vector<std::string>& prompts)
   return plain ? at::Tensor() : at::stack(rows);
 }
 
-at::Tensor PromptEncoder::encode_alone(const std::string& prompt, const Entry& cached) const {
+model::TextConditioning PromptEncoder::encode_alone(const std::string& prompt, const Entry& cached) const {
   const at::NoGradGuard no_grad;
   const bool known = cached.input_ids.max().item<std::int64_t>() < base_.text_encoder->vocab_size();
   bool truncated = false;
   const Entry plain = known ? cached : tokenized(prompt, /*added_tokens=*/false, truncated);
   const at::Tensor weights = plain.weights.defined() ? plain.weights.unsqueeze(0) : at::Tensor();
-  return encode_ids(plain.input_ids.unsqueeze(0), nullptr, weights).squeeze(0);
+  model::TextConditioning made = condition_ids(plain.input_ids.unsqueeze(0), nullptr, weights);
+  made.context = made.context.squeeze(0);
+  if (made.pooled.defined()) made.pooled = made.pooled.squeeze(0);
+  return made;
 }
 
-at::Tensor PromptEncoder::encode_ids(const at::Tensor& input_ids, model::ModelHooks* hooks,
-                                     const at::Tensor& weights) const {
-  const at::Device device = base_.text_encoder->parameters().begin()->second.device();
-  const std::int64_t length = base_.model_max_length;
-  std::vector<at::Tensor> chunks;
-  for (std::int64_t begin = 0; begin < input_ids.size(1); begin += length) {
-    const at::Tensor ids = input_ids.narrow(1, begin, length).contiguous().to(device);
-    at::Tensor hidden = base_.text_encoder->forward(ids, hooks, options_.clip_skip);
-    if (weights.defined()) hidden = weighted_rows(hidden, weights.narrow(1, begin, length));
-    chunks.push_back(hidden);
+model::TextConditioning PromptEncoder::condition_ids(const at::Tensor& input_ids, model::ModelHooks* hooks,
+                                                     const at::Tensor& weights) const {
+  model::TextOptions options{.hooks = hooks, .clip_skip = options_.clip_skip, .on_chunk = nullptr};
+  if (weights.defined()) {
+    options.on_chunk = [&](const at::Tensor& hidden, std::int64_t column) {
+      return weighted_rows(hidden, weights.narrow(1, column, hidden.size(1)));
+    };
   }
-  return chunks.size() == 1 ? chunks.front() : at::cat(chunks, /*dim=*/1);
+  return model::encode_text(base_, input_ids, options);
 }
 
 void PromptEncoder::make_room(std::size_t bytes) {
@@ -115,20 +126,22 @@ void PromptEncoder::make_room(std::size_t bytes) {
   context_bytes_ = 0;
 }
 
-at::Tensor PromptEncoder::encode(const std::vector<std::string>& prompts) {
-  std::vector<at::Tensor> rows;
+model::TextConditioning PromptEncoder::condition(const std::vector<std::string>& prompts) {
+  std::vector<at::Tensor> rows, pooled;
   rows.reserve(prompts.size());
   for (const std::string& prompt : prompts) {
     Entry& cached = entry(prompt);
     if (!cached.context.defined()) {
-      at::Tensor context = encode_alone(prompt, cached);
-      make_room(context.nbytes());
-      context_bytes_ += context.nbytes();
-      cached.context = std::move(context);
+      model::TextConditioning made = encode_alone(prompt, cached);
+      make_room(made.context.nbytes());
+      context_bytes_ += made.context.nbytes();
+      cached.context = std::move(made.context);
+      cached.pooled = std::move(made.pooled);
     }
     rows.push_back(cached.context);
+    if (cached.pooled.defined()) pooled.push_back(cached.pooled);
   }
-  return at::stack(rows);
+  return {at::stack(rows), pooled.empty() ? at::Tensor() : at::stack(pooled)};
 }
 
 }  // namespace ldmtune::pipeline

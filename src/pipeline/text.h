@@ -13,6 +13,7 @@
 #include "core/config.h"
 #include "model/base_model.h"
 #include "model/hooks.h"
+#include "model/text_conditioning.h"
 
 namespace ldmtune::pipeline {
 
@@ -33,17 +34,22 @@ class PromptEncoder {
   PromptEncoder(const model::BaseModel& base, std::int64_t max_chunks)
       : PromptEncoder(base, PromptOptions{.max_chunks = max_chunks}) {}
 
-  /// i64 (B, max_chunks * model_max_length).
+  /// i64 (B, L), L = max_chunks * model_max_length; SDXL: (B, 2 L), its second tokenizer's ids after the first one's.
   at::Tensor input_ids(const std::vector<std::string>& prompts);
-  /// f32 (B, max_chunks * model_max_length): how strongly each token counts; undefined if all count alike.
+  /// f32, as input_ids: how strongly each token counts; undefined if all count alike.
   at::Tensor token_weights(const std::vector<std::string>& prompts);
-  /// (B, T, D): chunks encoded separately and concatenated; no gradient; each prompt encoded alone (batch of 1), so
-  /// that a context's bits do not depend on its neighbours. New words (CLIPTokenizer::add_token) are read as text: the
-  /// base does not know them.
-  at::Tensor encode(const std::vector<std::string>& prompts);
-  /// (B, T, D) of input_ids (B, max_chunks * model_max_length) through `hooks` (embeddings, text-encoder adapters), with
-  /// gradient where grad mode is on; nothing is kept. `weights` as token_weights gives them.
-  at::Tensor encode_ids(const at::Tensor& input_ids, model::ModelHooks* hooks, const at::Tensor& weights = {}) const;
+  /// (B, T, D) and, for SDXL, pooled (B, P): chunks encoded separately and concatenated; no gradient; each prompt
+  /// encoded alone (batch of 1), so that a context's bits do not depend on its neighbours. New words
+  /// (CLIPTokenizer::add_token) are read as text: the base does not know them.
+  model::TextConditioning condition(const std::vector<std::string>& prompts);
+  at::Tensor encode(const std::vector<std::string>& prompts) { return condition(prompts).context; }
+  /// The same of input_ids through `hooks` (embeddings, text-encoder adapters), with gradient where grad mode is on;
+  /// nothing is kept. `weights` as token_weights gives them.
+  model::TextConditioning condition_ids(const at::Tensor& input_ids, model::ModelHooks* hooks,
+                                        const at::Tensor& weights = {}) const;
+  at::Tensor encode_ids(const at::Tensor& input_ids, model::ModelHooks* hooks, const at::Tensor& weights = {}) const {
+    return condition_ids(input_ids, hooks, weights).context;
+  }
   /// Distinct prompts so far that lost tokens to truncation.
   std::size_t truncated() const { return truncated_; }
 
@@ -52,10 +58,11 @@ class PromptEncoder {
     at::Tensor input_ids;  ///< i64 (L), CPU
     at::Tensor weights;    ///< f32 (L), CPU; undefined if all are 1
     at::Tensor context;    ///< (T, D) on the text encoder's device; undefined until asked for
+    at::Tensor pooled;     ///< (P), with the context; SDXL only
   };
   Entry& entry(const std::string& prompt);
   Entry tokenized(const std::string& prompt, bool added_tokens, bool& truncated) const;
-  at::Tensor encode_alone(const std::string& prompt, const Entry& entry) const;
+  model::TextConditioning encode_alone(const std::string& prompt, const Entry& entry) const;
   void make_room(std::size_t bytes);
 
   const model::BaseModel& base_;

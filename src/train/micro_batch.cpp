@@ -23,6 +23,14 @@ at::Tensor normal_tensor(const RandomStream& stream, at::IntArrayRef shape) {
   return values;
 }
 
+model::ImageSizes image_sizes(const data::LatentDataset& dataset, std::size_t sample) {
+  const store::SampleRecord& record = dataset.record(sample);
+  const store::BucketSize& bucket = dataset.bucket(sample);
+  return {.original = {record.original_size[1], record.original_size[0]},
+          .crop = {record.crop[1], record.crop[0]},
+          .target = {bucket.height, bucket.width}};
+}
+
 LatentSampling parse_latent_sampling(const std::string& text) {
   if (text == "once") return LatentSampling::once;
   if (text == "deterministic") return LatentSampling::deterministic;
@@ -79,9 +87,11 @@ MicroBatch BatchSource::make(const std::vector<data::Draw>& draws, std::uint64_t
   std::vector<at::Tensor> latents, noise;
   std::vector<std::int64_t> ids, timesteps;
   std::vector<std::string> captions;
+  std::vector<model::ImageSizes> sizes;
   for (const data::Draw& draw : draws) {
     const std::size_t sample = samples_by_bucket_.at(draw.bucket).at(draw.row);
     batch.draws.push_back(draw.draw);
+    sizes.push_back(image_sizes(dataset_, sample));
     ids.push_back(static_cast<std::int64_t>(dataset_.record(sample).sample_id));
     latents.push_back(clean_latent(sample, draw.draw, trial_seed));
     noise.push_back(normal_tensor({trial_seed, Purpose::noise, kDataset, draw.draw}, latents.back().sizes()));
@@ -103,7 +113,11 @@ MicroBatch BatchSource::make(const std::vector<data::Draw>& draws, std::uint64_t
   batch.timestep = batch.timestep.to(device_);
   batch.input_ids = prompts_.input_ids(captions);
   batch.token_weights = prompts_.token_weights(captions);
-  batch.context = prompts_.encode(captions).to(device_, at::kFloat);
+  const model::TextConditioning text = prompts_.condition(captions);
+  batch.context = text.context.to(device_, at::kFloat);
+  if (text.pooled.defined()) {
+    batch.added = {text.pooled.to(device_, at::kFloat), model::time_ids(sizes).to(device_)};
+  }
   batch.weight = at::ones({rows}, at::TensorOptions(at::kFloat).device(device_));
   return batch;
 }

@@ -30,6 +30,7 @@ struct MicroBatch {
   at::Tensor input_ids;              ///< i64 (b, L), CPU
   at::Tensor token_weights;          ///< f32 (b, L), CPU; undefined where all tokens count alike
   at::Tensor context;                ///< f32 (b, T, D)
+  model::AddedConditioning added;    ///< SDXL: pooled (b, P) and time_ids (b, 6), f32
   at::Tensor target;                 ///< f32 (b, C, h, w)
   at::Tensor weight;                 ///< f32 (b)
 };
@@ -66,6 +67,9 @@ class BatchSource {
   LatentSampling sampling_;
   at::Device device_;
 };
+
+/// What SDXL is told of a sample: original size, crop, and the bucket as target.
+model::ImageSizes image_sizes(const data::LatentDataset& dataset, std::size_t sample);
 
 /// Standard normals of one stream in a tensor of this shape (f32, CPU).
 at::Tensor normal_tensor(const RandomStream& stream, at::IntArrayRef shape);

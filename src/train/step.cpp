@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "comm/canonical_tree.h"
@@ -16,9 +17,9 @@ namespace {
 
 template <class Member>
 at::Tensor rows_of_all(const std::vector<MicroBatch>& batches, Member member) {
-  if (batches.size() == 1) return batches.front().*member;
+  if (batches.size() == 1) return std::invoke(member, batches.front());
   std::vector<at::Tensor> parts;
-  for (const MicroBatch& batch : batches) parts.push_back(batch.*member);
+  for (const MicroBatch& batch : batches) parts.push_back(std::invoke(member, batch));
   return at::cat(parts);
 }
 
@@ -123,18 +124,25 @@ at::Tensor Step::full_width(const std::vector<MicroBatch>& batches, Member membe
   return at::cat({rows, rows.detach().slice(0, 0, 1).expand(shape)});
 }
 
+model::AddedConditioning Step::added_of_all(const std::vector<MicroBatch>& batches) const {
+  if (!base_.unet->takes_added_conditioning()) return {};
+  return {full_width(batches, [](const MicroBatch& batch) { return batch.added.pooled; }),
+          full_width(batches, [](const MicroBatch& batch) { return batch.added.time_ids; })};
+}
+
 at::Tensor Step::predict(const std::vector<Trial*>& trials, std::vector<MicroBatch>& batches) const {
   std::vector<TrialRows> rows = training_hooks(trials, batches);
   for (std::size_t i = 0; i < trials.size(); ++i) {
     if (!trials[i]->adapter->trains_text_encoder()) continue;
-    batches[i].context =
-        prompts_.encode_ids(batches[i].input_ids, rows[i].hooks.get(), batches[i].token_weights).to(at::kFloat);
+    const auto text = prompts_.condition_ids(batches[i].input_ids, rows[i].hooks.get(), batches[i].token_weights);
+    batches[i].context = text.context.to(at::kFloat);
+    if (text.pooled.defined()) batches[i].added.pooled = text.pooled.to(at::kFloat);
   }
   const auto hooks = pack_hooks(std::move(rows), full_rows_);
   const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();
   const at::Tensor prediction =
       base_.unet->forward(full_width(batches, &MicroBatch::noisy).to(dtype), full_width(batches, &MicroBatch::timestep),
-                          full_width(batches, &MicroBatch::context).to(dtype), hooks.get());
+                          full_width(batches, &MicroBatch::context).to(dtype), hooks.get(), added_of_all(batches));
   return prediction.slice(0, 0, static_cast<std::int64_t>(trials.size()) * micro_batch_size_).to(at::kFloat);
 }
 

@@ -62,6 +62,7 @@ class Step {
   LeafResult run_leaf(const std::vector<Trial*>& trials, std::int64_t leaf, StepObserver* observer);
   /// Predictions of all trials' rows in one forward, f32; fills MicroBatch::context where a trial trains it.
   at::Tensor predict(const std::vector<Trial*>& trials, std::vector<MicroBatch>& batches) const;
+  model::AddedConditioning added_of_all(const std::vector<MicroBatch>& batches) const;
   /// The rows of all batches one below the other, filled up to the pack's width with the first row.
   template <class Member>
   at::Tensor full_width(const std::vector<MicroBatch>& batches, Member member) const;

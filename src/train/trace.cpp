@@ -40,11 +40,14 @@ void Trace::write_arena(const std::string& group, const Trial& trial, const at::
 void Trace::on_leaf(const LeafView& leaf) {
   const std::string prefix = numbered("micro_%04lld/", leaf.leaf);
   const MicroBatch& batch = leaf.batch;
-  const NamedTensors tensors{
-      {"sample_id", batch.sample_id}, {"dataset", batch.dataset}, {"latent", batch.latents},
-      {"noise", batch.noise},         {"noisy", batch.noisy},     {"timestep", batch.timestep},
-      {"input_ids", batch.input_ids}, {"context", batch.context}, {"prediction", leaf.prediction},
-      {"target", batch.target},       {"weight", batch.weight},   {"loss", leaf.loss}};
+  NamedTensors tensors{{"sample_id", batch.sample_id}, {"dataset", batch.dataset}, {"latent", batch.latents},
+                       {"noise", batch.noise},         {"noisy", batch.noisy},     {"timestep", batch.timestep},
+                       {"input_ids", batch.input_ids}, {"context", batch.context}, {"prediction", leaf.prediction},
+                       {"target", batch.target},       {"weight", batch.weight},   {"loss", leaf.loss}};
+  if (batch.added.pooled.defined()) {
+    tensors.emplace_back("pooled", batch.added.pooled);
+    tensors.emplace_back("time_ids", batch.added.time_ids);
+  }
   for (const auto& [name, tensor] : tensors) leaves_.emplace_back(prefix + name, tensor);
 }
 

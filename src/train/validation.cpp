@@ -116,6 +116,7 @@ std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const st
   std::vector<at::Tensor> latents, noise;
   std::vector<std::int64_t> timesteps;
   std::vector<std::string> captions;
+  std::vector<model::ImageSizes> sizes;
   for (std::size_t i = 0; i < static_cast<std::size_t>(batch_size_); ++i) {
     const Row& row = rows[std::min(i, rows.size() - 1)];
     const store::SampleRecord& record = set.dataset->record(row.sample);
@@ -124,6 +125,7 @@ std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const st
                               image_key(record)};
     noise.push_back(normal_tensor(stream, latents.back().sizes()));
     timesteps.push_back(timesteps_[row.timestep_index]);
+    sizes.push_back(image_sizes(*set.dataset, row.sample));
     const std::string& caption = set.dataset->caption(row.sample);
     captions.push_back(set.uses_templates ? templates_.plain(caption) : caption);
   }
@@ -131,12 +133,15 @@ std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const st
                    timestep = at::tensor(timesteps, at::kLong);
   const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();
   const auto forward_hooks = hooks ? hooks() : nullptr;
-  const at::Tensor context = in_text_encoder ? prompts_.encode_ids(prompts_.input_ids(captions), forward_hooks.get(),
-                                                                   prompts_.token_weights(captions))
-                                             : prompts_.encode(captions);
+  const model::TextConditioning text =
+      in_text_encoder
+          ? prompts_.condition_ids(prompts_.input_ids(captions), forward_hooks.get(), prompts_.token_weights(captions))
+          : prompts_.condition(captions);
+  model::AddedConditioning added;
+  if (text.pooled.defined()) added = {text.pooled.to(device_, dtype), model::time_ids(sizes).to(device_)};
   const at::Tensor prediction =
       base_.unet->forward(schedule_.add_noise(clean, noise_BCHW, timestep).to(device_, dtype), timestep.to(device_),
-                          context.to(device_, dtype), forward_hooks.get());
+                          text.context.to(device_, dtype), forward_hooks.get(), added);
   const at::Tensor loss =
       diffusion::per_sample_mse(prediction.to(at::kFloat), schedule_.target(clean, noise_BCHW, timestep).to(device_))
           .to(at::kCPU, at::kDouble);
