@@ -89,13 +89,13 @@ def _contrast_cells(contrast: Contrast, scale: tuple) -> list:
 
 
 def _factor_table(factors: list) -> str:
-    scale = _scale([one for factor in factors for one in factor.contrasts])
-    rows = [row for factor in factors for row in _factor_rows(factor, scale)]
+    rows = [row for factor in factors for row in _factor_rows(factor)]
     heads = ["<<option", "<<level", "mean loss", "runs", "against first", "", "95% interval", "p", "<<"]
     return html.table(heads, rows)
 
 
-def _factor_rows(factor: Factor, scale: tuple) -> list:
+def _factor_rows(factor: Factor) -> list:
+    scale = _scale(factor.contrasts)
     by_level = {contrast.level: contrast for contrast in factor.contrasts}
     rows = []
     for index, (level, mean, runs) in enumerate(factor.levels[:_LEVELS_SHOWN]):
@@ -126,7 +126,7 @@ def _interaction_table(interaction: Interaction) -> str:
         here, there = (escape(level_label(interaction.second, level)) for level in contrast.within.split("|"))
         rows.append(("sum", [_pair(contrast), f"{here} minus {there}", *_contrast_cells(contrast, scale)]))
     heads = [f"<<{escape(first)}", f"<<{escape(second)}", "difference", "", "95% interval", "p", "<<"]
-    return f"<h3>Does {escape(first)} depend on {escape(second)}?</h3>" + html.table(heads, rows)
+    return f"<h3>Does the effect of {escape(first)} depend on {escape(second)}?</h3>" + html.table(heads, rows)
 
 
 def _pair(contrast: Contrast) -> str:

@@ -89,6 +89,8 @@ def structure_width(structure: str) -> float:
 
 
 def short_name(factor: str) -> str:
+    if factor == SUBSET:
+        return "training images"
     return factor.rsplit(".", 1)[-1].replace("_", " ")
 
 

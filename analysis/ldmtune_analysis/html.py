@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
 def p_value(value: float) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    return "&lt; 0.001" if value < 0.001 else f"{value:.3f}"
+    return "&lt; 0.001" if value < 0.001 else "1" if value > 0.9995 else f"{value:.3f}"
 
 
 def tflops(value: float) -> str:
@@ -80,17 +80,17 @@ def definition_list(entries) -> str:
     return "<dl>" + "".join(f"<dt>{escape(term)}</dt><dd>{text}</dd>" for term, text in entries) + "</dl>"
 
 
-def table(heads: list, rows: list) -> str:
+def table(heads: list, rows: list, css: str = "") -> str:
     """heads: titles as HTML; a column whose title starts with "<<" is left-aligned. rows: (css class, cells as HTML)."""
     left = [head.startswith("<<") for head in heads]
 
-    def line(tag: str, cells: list, css: str = "") -> str:
+    def line(tag: str, cells: list, kind: str = "") -> str:
         drawn = "".join(f"<{tag}{' class=left' if side else ''}>{cell}</{tag}>" for cell, side in zip(cells, left))
-        return f'<tr class="{css}">{drawn}</tr>' if css else f"<tr>{drawn}</tr>"
+        return f'<tr class="{kind}">{drawn}</tr>' if kind else f"<tr>{drawn}</tr>"
 
     head = line("th", [head.removeprefix("<<") for head in heads])
-    body = "".join(line("td", cells, css) for css, cells in rows)
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+    body = "".join(line("td", cells, kind) for kind, cells in rows)
+    return f'<div class="scroll"><table class="{css}"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
 def section(title: str, body: str, note: str = "", css: str = "") -> str:

@@ -8,6 +8,7 @@ between the features (DINO's, else CLIP's) of pictures and real images.
 from __future__ import annotations
 
 import json
+import warnings
 from html import escape
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def kernel_distance(real: np.ndarray, drawn: np.ndarray) -> float:
     from torchmetrics.image.kid import KernelInceptionDistance
 
     count = min(len(real), len(drawn))
-    metric = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=1, subset_size=count)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of memory: a sweep's pictures are few
+        metric = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=1, subset_size=count)
     metric.update(torch.as_tensor(real[:count]), real=True)
     metric.update(torch.as_tensor(drawn[:count]), real=False)
     return float(metric.compute()[0])

@@ -7,6 +7,8 @@ import re
 
 import matplotlib
 
+from . import html
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
@@ -198,7 +200,7 @@ def quartile_curves(configurations: list) -> str | None:
 
 def cost_plots(configurations: list, panels: list, loss: str) -> str:
     """Loss against each cost. panels: (key, label, configurations of the Pareto front, cheapest first)."""
-    figure, axes = _figure(len(panels), 3.0, 15.6 / max(len(panels), 2) if len(panels) > 1 else 6.5)
+    figure, axes = _figure(len(panels), 3.0, 10.4 / max(len(panels), 2))
     ranked = configurations[:SERIES]
     for axis, (key, label, front) in zip(axes, panels):
         rest = configurations[SERIES:]
@@ -215,7 +217,9 @@ def cost_plots(configurations: list, panels: list, loss: str) -> str:
         values = [c.mean(key) for c in configurations if c.mean(key) > 0]
         if values and max(values) > 4 * min(values):
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_major_formatter(lambda value, _: html.count(value) if value >= 1000 else f"{value:g}")
         axis.set_xlabel(label)
         axis.set_title(("Test" if loss == "test_loss" else "Held-out") + " loss", loc="left")
     return _to_svg(figure, "cost", "Loss against cost, with the Pareto front")

@@ -88,31 +88,39 @@ def ranking_section(ranked: list) -> str:
     known = [one.against_first for one in ranked[1:_SHOWN] if math.isfinite(one.against_first.low)]
     scale = min([0.0] + [i.low for i in known]), max([0.0] + [i.high for i in known])
     adjacent = any(math.isfinite(configuration.mean("adjacent_loss")) for configuration in configurations)
-    heads = ["", "<<configuration", "held-out loss", "<<difference to the first", "", "p", "held-out −<br>train"]
+    heads = ["", "<<configuration", "held-out loss", "<<difference<br>to the first", "", "held-out −<br>train"]
     heads += ["adjacent<br>change"] if adjacent else []
-    heads += ["test loss", "parameters", "time", "TFLOP"]
+    heads += ["test loss", "parameters", "time"]
     rows = []
     for index, standing in enumerate(ranked[: _SHOWN + _FOLDED]):
         one = standing.configuration
         cells = [str(index + 1), _name(index, one), _loss(one), *_verdict(standing, scale, index < _SHOWN)]
         rows.append(("" if index else "winner", cells + _measures(one, adjacent)))
     base = ("base", _base_cells(configurations[0], adjacent))
-    body = html.table(heads, [*rows[:_SHOWN], base])
+    body = html.table(heads, [*rows[:_SHOWN], base], "ranking")
     if len(rows) > _SHOWN:
         summary = f"<summary>{len(ranked) - _SHOWN} more configurations</summary>"
         left = len(ranked) - len(rows)
         said = f"<p class='note'>{left} of lower rank are in results.csv.</p>" if left else ""
-        body += f"<details>{summary}{html.table(heads, rows[_SHOWN:])}{said}</details>"
+        folded = html.table(heads, rows[_SHOWN:], "ranking")
+        body += f"<details>{summary}{folded}{said}</details>"
     return html.section("Ranking", body, _note(configurations, len(ranked) * (len(ranked) - 1) // 2))
 
 
 def _name(index: int, configuration) -> str:
-    numbers = [str(run.trial) for run in configuration.runs if run.trial is not None]
-    under = ("trial " if len(numbers) == 1 else "trials ") + ", ".join(numbers)
+    numbers = [run.trial for run in configuration.runs if run.trial is not None]
+    under = ("trial " if len(numbers) == 1 else "trials ") + _listed(numbers)
     if not numbers:
         under = f"seed {configuration.runs[0].seed}"
     swatch = html.swatch(index, plots.SERIES) if index < plots.SERIES else ""
     return f'{swatch}{escape(configuration.label)}<small class="under">{under}</small>'
+
+
+def _listed(numbers: list) -> str:
+    """ "516–519" for consecutive ones, else "3, 7"."""
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]}–{numbers[-1]}"
+    return ", ".join(map(str, numbers))
 
 
 def _loss(configuration) -> str:
@@ -124,14 +132,15 @@ def _loss(configuration) -> str:
 def _verdict(standing: Standing, scale: tuple, drawn: bool) -> list:
     interval = standing.against_first
     if interval is None:
-        return [html.badge("win", "first"), "", ""]
+        return [html.badge("win", "first"), ""]
     verdict = html.badge("tied", "tied")
     if standing.worse:
         verdict = html.badge("worse", "worse")
     elif standing.better:
         verdict = html.badge("good", "better on test")
     bar = interval_bar(interval, *scale, claimed=not standing.tied) if drawn else ""
-    return [f"{verdict} {html.signed(interval.mean)}", bar, html.p_value(standing.p)]
+    known = f"<small class='p'>p {html.p_value(standing.p)}</small>" if math.isfinite(standing.p) else ""
+    return [f"{verdict} {html.signed(interval.mean)} {known}", bar]
 
 
 def _measures(configuration, adjacent: bool) -> list:
@@ -141,16 +150,20 @@ def _measures(configuration, adjacent: bool) -> list:
         *([html.signed(change)] if adjacent else []),
         html.number(configuration.mean("test_loss")),
         html.count(configuration.mean("trainable_parameters")),
-        html.duration(configuration.mean("seconds")),
-        html.tflops(configuration.mean("tflops")),
+        html.duration(configuration.mean("seconds")) + _operations(configuration),
     ]
+
+
+def _operations(configuration) -> str:
+    tflops = configuration.mean("tflops")
+    return f'<small class="below">{html.tflops(tflops)} TFLOP</small>' if math.isfinite(tflops) else ""
 
 
 def _base_cells(winner, adjacent: bool) -> list:
     loss, test = winner.mean("base_heldout_loss"), winner.mean("base_test_loss")
     gap = html.signed(loss - winner.mean("base_concept_train_loss"))
     change = [""] if adjacent else []
-    return ["", "untouched base", html.number(loss), "", "", "", gap, *change, html.number(test), "", "", ""]
+    return ["", "untouched base", html.number(loss), "", "", gap, *change, html.number(test), "", ""]
 
 
 def interval_bar(interval, low: float, high: float, claimed: bool) -> str:

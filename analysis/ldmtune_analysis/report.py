@@ -59,9 +59,10 @@ def _subtitle(sweep: Sweep) -> str:
 
 
 def _joined(names: list) -> str:
-    quoted = [f"<b>{escape(name)}</b>" for name in names[:4]]
-    if len(names) > 4:
-        quoted.append(f"{len(names) - 4} more")
+    shown = 4 if sum(map(len, names)) < 35 * len(names) else 2
+    quoted = [f"<b>{escape(name)}</b>" for name in names[:shown]]
+    if len(names) > shown:
+        quoted.append(f"{len(names) - shown} more")
     return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " and " + quoted[-1]
 
 

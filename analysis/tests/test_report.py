@@ -77,7 +77,7 @@ def test_seeds_show_their_spread(tmp_path):
     said = words(page(load_sweep(write_sweep(tmp_path / "demo", [0.066, 0.08], seeds=(0, 1, 2)))))
     assert "over 8 validation images and 3 seeds" in said
     assert re.search(r"0\.066\d ± 0\.00\d\d", said)
-    assert "trials 0, 1, 2" in said
+    assert "trials 0–2" in said
 
 
 def test_pictures_stand_in_order_and_enlarged(tmp_path):

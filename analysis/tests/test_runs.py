@@ -110,3 +110,31 @@ def test_labels_read_well(options, label):
 def test_json_of_the_fixture_is_the_contract(tmp_path):
     result = write_run(tmp_path / "run", 0.07)
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == pytest.approx(result)
+
+
+def test_only_the_options_that_differ_are_shown(tmp_path):
+    for name, rate in (("a", "1e-3"), ("b", "2e-3")):
+        write_run(tmp_path / name, 0.09)
+        with open(tmp_path / name / "config.cfg", "a") as file:
+            file.write(f"log_steps = 1\n\n[optim]\nlearning_rate = {rate}\n\n[output]\n")
+    sweep = load_runs([tmp_path / "a", tmp_path / "b"])
+    assert sweep.varied == ["folder", "optim.learning_rate"]
+    assert {configuration.label for configuration in sweep.configurations} == {
+        "a · learning rate 1e-3",
+        "b · learning rate 2e-3",
+    }
+
+
+def test_a_sweep_stands_for_its_trials_in_a_comparison(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", [0.09, 0.07])
+    write_run(tmp_path / "a", 0.08)
+    assert [run.name for run in load_runs([folder, tmp_path / "a"]).runs] == ["000-00000000", "001-00000001", "a"]
+
+
+def test_replicates_are_seeds_and_subset_draws(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", [0.09], seeds=(0, 1))
+    plan = folder / "sweep.json"
+    plan.write_text(plan.read_text().replace('"seed": 1', '"seed": 0, "subset_seed": 3'))
+    (configuration,) = load_sweep(folder).configurations
+    assert list(configuration.losses().columns) == ["0", "0/3"]
+    assert list(load_sweep(folder).table["subset_seed"]) == [0, 3]
