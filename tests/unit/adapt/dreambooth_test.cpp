@@ -35,7 +35,8 @@ TEST(Dreambooth, TrainsWhatTheOptionsName) {
   EXPECT_EQ(count("all", true), unet + text);
   EXPECT_EQ(count("none", true), text);
   EXPECT_EQ(count("none", true, 2), text - 16) << "a layer that clip_skip leaves out has no gradient";
-  for (const BaseWeight& weight : Dreambooth::from_config(settings("attention", false), 1, base).weights()) {
+  const Dreambooth attention = Dreambooth::from_config(settings("attention", false), 1, base);
+  for (const BaseWeight& weight : attention.weights()) {
     EXPECT_NE(weight.key.find(".attn"), std::string::npos) << weight.key;
   }
   EXPECT_LT(count("attention", false), unet);
