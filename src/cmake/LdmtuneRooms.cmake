@@ -10,7 +10,7 @@ find_program(LDMTUNE_CCACHE ccache)
 if(LDMTUNE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   # The precompiled header's time stamp and __TIME__ macros would spoil every hit.
   set(CMAKE_CXX_COMPILER_LAUNCHER
-      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${LDMTUNE_CCACHE})
+      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${LDMTUNE_CCACHE})
 endif()
 
 # One precompiled header of ATen for all rooms and tests: 2.6 s a file instead of 8.
