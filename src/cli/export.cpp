@@ -7,6 +7,7 @@
 #include "adapt/hypernetwork.h"
 #include "cli/commands.h"
 #include "cli/export_embedding.h"
+#include "cli/export_model.h"
 #include "core/config.h"
 #include "core/log.h"
 #include "pipeline/collective.h"
@@ -22,12 +23,15 @@ constexpr const char* kIntroduction =
     "Writes what a checkpoint trained as a file for another program. CHECKPOINT is a folder such as\n"
     "RUN/checkpoints/step-00000500, or a run folder (its newest checkpoint is taken).\n\n"
     "  ldmtune export runs/pencil/checkpoints/step-00000400 --format a1111 --output pencil.pt\n"
-    "  ldmtune export runs/zorp --format diffusers --output learned_embeds.safetensors\n\nOptions [default]:\n";
+    "  ldmtune export runs/zorp --format diffusers --output learned_embeds.safetensors\n"
+    "  ldmtune export runs/subject --format diffusers --output subject-model\n\nOptions [default]:\n";
 
 struct ExportOptions {
   std::string format = "a1111";
   std::string name;
   std::string token;
+  std::filesystem::path base;
+  std::string dtype = "fp32";
   std::filesystem::path output;
 };
 
@@ -37,6 +41,8 @@ void declare(OptionTable& t, ExportOptions& o) {
         "(.safetensors) or kohya (.pt, .safetensors)");
   t.add("output", o.output, "", "File to write; one that is there is not written over");
   t.add("name", o.name, "", "Name of a hypernetwork that the web UI shows (empty: the one trained under)");
+  t.add("base", o.base, "", "Dreambooth: where the base lies that was trained on (empty: where it lay then)");
+  t.add("dtype", o.dtype, "", "Dreambooth: type of the weights, fp32 | fp16 | bf16");
   t.add("token", o.token, "", "Of several words of a textual inversion, the one to write (empty: all)");
 }
 
@@ -116,12 +122,23 @@ void export_hypernetwork(const train::CheckpointState& state, const store::Tenso
       {options.name.empty() ? state.adapter_name : options.name, state.step, state.base_sha256, state.base_name});
 }
 
+void export_model(const train::CheckpointState& state, const store::TensorMap& parameters,
+                  const std::filesystem::path& checkpoint, const ExportOptions& options) {
+  const at::ScalarType dtype = parse_weight_type(options.dtype);
+  if (options.format != "diffusers") {
+    fail_input("option format: expected diffusers (a folder) for a model's weights, found \"", options.format, "\"");
+  }
+  export_diffusers_folder(state, parameters, checkpoint, options.base, dtype, options.output);
+}
+
 void export_checkpoint(const std::filesystem::path& checkpoint, const ExportOptions& options) {
   const at::NoGradGuard no_grad;
   const train::CheckpointState state = train::read_checkpoint_state(checkpoint);
   const store::TensorMap parameters = store::read_safetensors(checkpoint / "parameters.safetensors").tensors;
   if (state.config.at("method") == "textual_inversion") {
     export_embeddings(state, parameters, checkpoint, options.format, options.token, options.output);
+  } else if (state.config.at("method") == "dreambooth") {
+    export_model(state, parameters, checkpoint, options);
   } else {
     export_hypernetwork(state, parameters, checkpoint, options);
   }
