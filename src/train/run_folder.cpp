@@ -5,6 +5,7 @@
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -22,7 +23,6 @@
 namespace ldmtune::train {
 namespace {
 
-constexpr std::chrono::seconds kBeatInterval{10};
 // Clocks of cluster nodes differ and file systems are late; a living run beats a dozen times in this span.
 constexpr std::int64_t kStaleSeconds = 120;
 
@@ -61,6 +61,24 @@ bool is_running(pid_t pid) {
   return name_end == std::string::npos || text.compare(name_end, 3, ") Z") != 0;
 }
 
+/// A lock that is missing or was cut by a crash names nobody; its missing heartbeat is stale.
+nlohmann::json read_lock(const std::filesystem::path& file) {
+  std::error_code error;
+  if (!std::filesystem::exists(file, error)) return nlohmann::json::object();
+  try {
+    const nlohmann::json lock = store::read_json(file);
+    if (lock.is_object()) return lock;
+  } catch (const Error&) {
+  }
+  return nlohmann::json::object();
+}
+
+std::string new_token() {
+  static std::atomic<int> count{0};
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return cat(host_name(), "-", getpid(), "-", std::chrono::nanoseconds(now).count(), "-", count++);
+}
+
 /// Empty if the lock's holder is alive, else why it may be taken over.
 std::string takeover_reason(const nlohmann::json& lock) {
   const nlohmann::json me = holder();
@@ -76,14 +94,10 @@ std::string takeover_reason(const nlohmann::json& lock) {
 
 }  // namespace
 
-RunLock::RunLock(const std::filesystem::path& run_folder) : file_(run_folder / "lock.json") {
+RunLock::RunLock(const std::filesystem::path& run_folder, std::chrono::seconds beat_interval)
+    : file_(run_folder / "lock.json"), beat_interval_(beat_interval), token_(new_token()) {
   if (std::filesystem::exists(file_)) {
-    nlohmann::json lock = nlohmann::json::object();
-    try {
-      lock = store::read_json(file_);
-    } catch (const InputError&) {
-      // A lock cut by a crash names nobody; its missing heartbeat is stale.
-    }
+    const nlohmann::json lock = read_lock(file_);
     const std::string reason = takeover_reason(lock);
     if (reason.empty()) {
       fail_input(run_folder.string(), ": held by another run on ", lock.value("host", "?"), ", pid ",
@@ -96,17 +110,29 @@ RunLock::RunLock(const std::filesystem::path& run_folder) : file_(run_folder / "
 }
 
 RunLock::~RunLock() {
+  if (is_lost()) return;
   std::error_code ignored;
   std::filesystem::remove(file_, ignored);
 }
 
-void RunLock::write() const { store::write_json(file_, holder()); }
+void RunLock::write() const {
+  nlohmann::json lock = holder();
+  lock["token"] = token_;
+  store::write_json(file_, lock);
+}
 
-void RunLock::beat() {
+bool RunLock::is_lost() const {
+  const nlohmann::json lock = read_lock(file_);
+  return !lock.empty() && lock.value("token", "") != token_;
+}
+
+bool RunLock::beat() {
   const auto now = std::chrono::steady_clock::now();
-  if (now - last_beat_ < kBeatInterval) return;
+  if (now - last_beat_ < beat_interval_) return true;
   last_beat_ = now;
+  if (is_lost()) return false;
   write();
+  return true;
 }
 
 bool holds_run(const std::filesystem::path& run_folder) { return std::filesystem::exists(run_folder / "config.cfg"); }

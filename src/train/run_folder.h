@@ -10,22 +10,28 @@
 namespace ldmtune::train {
 
 /// Refuses a folder that is held by a living run and takes over one whose heartbeat is stale or that the same Slurm job
-/// left.
+/// left. Whoever was taken over finds that out at its next heartbeat: a node may be lost to Slurm and still run.
 class RunLock {
  public:
   /// Errors: InputError naming holder and remedy.
-  explicit RunLock(const std::filesystem::path& run_folder);
+  explicit RunLock(const std::filesystem::path& run_folder,
+                   std::chrono::seconds beat_interval = std::chrono::seconds(10));
   ~RunLock();
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
 
-  /// Renews the heartbeat when the last one is older than 10 s.
-  void beat();
+  /// Renews the heartbeat when the last one is older than the interval. False: another run has taken the folder over,
+  /// and this one must not write to it any more.
+  [[nodiscard]] bool beat();
+  /// Whether the lock's file names another run by now. A file that is missing or unreadable names none.
+  bool is_lost() const;
 
  private:
   void write() const;
 
   std::filesystem::path file_;
+  std::chrono::seconds beat_interval_;
+  std::string token_;  ///< tells this lock from all others
   std::chrono::steady_clock::time_point last_beat_;
 };
 

@@ -178,7 +178,10 @@ std::string TrialRun::progress_note() const {
 }
 
 void TrialRun::renew_lock() {
-  if (lock_) lock_->beat();
+  if (!lock_ || lock_->beat()) return;
+  LDMTUNE_LOG(error) << setup_.config.output.string()
+                     << " was taken over by another run (its lock.json says which); this one ends";
+  comm_.abort(static_cast<int>(ExitCode::failed));
 }
 
 void TrialRun::save() {

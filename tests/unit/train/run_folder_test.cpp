@@ -7,6 +7,7 @@
 
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/error.h"
 #include "store/files.h"
@@ -86,6 +87,35 @@ TEST_F(RunLockTest, TheSameSlurmJobTakesOver) {
   setenv("SLURM_JOB_ID", "991", 1);
   EXPECT_NO_THROW(RunLock{folder_});
   unsetenv("SLURM_JOB_ID");
+}
+
+TEST_F(RunLockTest, WhoeverWasTakenOverNoticesAndLeavesTheNewLockAlone) {
+  setenv("SLURM_JOB_ID", "4711", 1);
+  std::optional<RunLock> of_lost_node(std::in_place, folder_);
+  EXPECT_FALSE(of_lost_node->is_lost());
+  EXPECT_TRUE(of_lost_node->beat());
+  const RunLock of_requeued_job(folder_);
+  EXPECT_TRUE(of_lost_node->is_lost());
+  EXPECT_FALSE(of_requeued_job.is_lost());
+  of_lost_node.reset();
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "lock.json"));
+}
+
+TEST_F(RunLockTest, AHeartbeatThatIsDueTellsWhoWasTakenOver) {
+  RunLock lock(folder_, std::chrono::seconds(0));
+  EXPECT_TRUE(lock.beat());
+  write_lock("node017", 4242, 0);
+  EXPECT_FALSE(lock.beat());
+  EXPECT_EQ(store::read_json(folder_ / "lock.json").at("host"), "node017");
+}
+
+TEST_F(RunLockTest, AMissingOrTornFileIsWrittenAgain) {
+  RunLock lock(folder_, std::chrono::seconds(0));
+  std::filesystem::remove(folder_ / "lock.json");
+  EXPECT_TRUE(lock.beat());
+  store::write_text(folder_ / "lock.json", "{\"host\": ");
+  EXPECT_TRUE(lock.beat());
+  EXPECT_EQ(store::read_json(folder_ / "lock.json").at("host"), this_host());
 }
 
 TEST_F(RunLockTest, ATornLockNamesNobody) {
