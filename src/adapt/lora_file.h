@@ -40,6 +40,10 @@ struct LoraFile {
 /// wrong shape for the base (both are named), numbers that are not finite.
 LoraFile read_lora(const std::filesystem::path& file, const std::vector<LoraSite>& sites, at::Device device = at::kCPU);
 
+/// A LoRA from the parameters of a checkpoint, all with this alpha (0: as each one's rank). `file` names them for
+/// errors: InputError if they are no LoRA's.
+LoraFile lora_of_parameters(const store::TensorMap& parameters, double alpha, const std::filesystem::path& file);
+
 /// InputError naming the first of its layers that only merging (base.merge) can reach, such as 3x3 convolutions.
 void expect_hooks(const Lora& lora, const std::filesystem::path& file);
 

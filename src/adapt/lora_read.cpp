@@ -213,6 +213,29 @@ LoraFile read_lora(const std::filesystem::path& file, const std::vector<LoraSite
   return result;
 }
 
+LoraFile lora_of_parameters(const store::TensorMap& parameters, double alpha, const std::filesystem::path& file) {
+  const at::NoGradGuard no_grad;
+  std::vector<LoraModule> modules;
+  for (const auto& [name, down] : parameters) {
+    const auto key = split_lora_key(name);
+    const std::size_t dot = name.find('.');
+    if (!key || key->part == LoraPart::alpha || down.dim() < 2)
+      fail_input(file.string(), ": expected a LoRA's parameters (such as unet.<layer>.lora_A.weight), found ", name);
+    if (key->part == LoraPart::up) continue;
+    const auto up = parameters.find(key->layer + ".lora_B.weight");
+    if (up == parameters.end()) fail_input(file.string(), ": ", key->layer, ": its up (lora_B) factor is missing");
+    LoraSite site{name.substr(0, dot), key->layer.substr(dot + 1), down.sizes().vec()};
+    site.weight_shape[0] = up->second.size(0);
+    const std::int64_t rank = down.size(0);
+    modules.push_back({std::move(site), rank, static_cast<float>(alpha == 0 ? static_cast<double>(rank) : alpha)});
+  }
+  LoraFile result;
+  result.lora = std::make_unique<Lora>(std::move(modules));
+  result.arena = std::make_unique<optim::Arena>(result.lora->parameters());
+  for (const auto& [name, view] : result.arena->parameter_views()) view.copy_(parameters.at(name));
+  return result;
+}
+
 void expect_hooks(const Lora& lora, const std::filesystem::path& file) {
   for (const LoraModule& module : lora.modules())
     if (!module.site.has_hook())

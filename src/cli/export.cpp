@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/export_embedding.h"
 #include "cli/export_model.h"
+#include "cli/export_lora.h"
 #include "core/config.h"
 #include "core/log.h"
 #include "pipeline/collective.h"
@@ -38,9 +39,9 @@ struct ExportOptions {
 void declare(OptionTable& t, ExportOptions& o) {
   t.add("format", o.format, "",
         "Hypernetworks: a1111, a .pt for AUTOMATIC1111's web UI and for ComfyUI. Embeddings: a1111 (.pt), diffusers "
-        "(.safetensors) or kohya (.pt, .safetensors)");
+        "(.safetensors) or kohya (.pt, .safetensors). LoRAs: diffusers or kohya (.safetensors)");
   t.add("output", o.output, "", "File to write; one that is there is not written over");
-  t.add("name", o.name, "", "Name of a hypernetwork that the web UI shows (empty: the one trained under)");
+  t.add("name", o.name, "", "Name of a hypernetwork or LoRA that the web UI shows (empty: the one trained under)");
   t.add("base", o.base, "", "Dreambooth: where the base lies that was trained on (empty: where it lay then)");
   t.add("dtype", o.dtype, "", "Dreambooth: type of the weights, fp32 | fp16 | bf16");
   t.add("token", o.token, "", "Of several words of a textual inversion, the one to write (empty: all)");
@@ -135,7 +136,9 @@ void export_checkpoint(const std::filesystem::path& checkpoint, const ExportOpti
   const at::NoGradGuard no_grad;
   const train::CheckpointState state = train::read_checkpoint_state(checkpoint);
   const store::TensorMap parameters = store::read_safetensors(checkpoint / "parameters.safetensors").tensors;
-  if (state.config.at("method") == "textual_inversion") {
+  if (state.config.at("method") == "lora") {
+    export_lora(state, parameters, checkpoint, options.format, options.name, options.output);
+  } else if (state.config.at("method") == "textual_inversion") {
     export_embeddings(state, parameters, checkpoint, options.format, options.token, options.output);
   } else if (state.config.at("method") == "dreambooth") {
     export_model(state, parameters, checkpoint, options);

@@ -186,3 +186,20 @@ def test_settings_of_a_damaged_file(tmp_path):
         assert expected in output, output
     file.write_bytes(file.read_bytes()[:-7])
     assert "bad.safetensors" in run(["sample", "--base", BASE, "--prompt", "x", "--output", tmp_path / "g.png", "--lora", file], code=2)
+
+
+def test_export_in_both_layouts(trained, tmp_path):
+    run(["export", trained, "--format", "diffusers", "--output", tmp_path / "d.safetensors", "--name", "lora"])
+    assert sha256(tmp_path / "d.safetensors") == sha256(trained / FILE)
+    run(["export", trained, "--format", "kohya", "--output", tmp_path / "k.safetensors"])
+    kohya, diffusers = load_file(tmp_path / "k.safetensors"), load_file(trained / FILE)
+    assert {float(value) for name, value in kohya.items() if name.endswith(".alpha")} == {6.0}
+    for name, value in diffusers.items():
+        layer, factor = name.split(".lora_")
+        prefix = "lora_unet_" if layer.startswith("unet.") else "lora_te_"
+        ours = f"{prefix}{layer.split('.', 1)[1].replace('.', '_')}.lora_{'down' if factor[0] == 'A' else 'up'}.weight"
+        assert np.array_equal(kohya[ours], value), ours
+    hooked = [draw(tmp_path, "--lora", tmp_path / name)["final_latent"] for name in ("d.safetensors", "k.safetensors")]
+    assert np.array_equal(*hooked)
+    assert "a1111" in run(["export", trained, "--format", "a1111", "--output", tmp_path / "x.safetensors"], code=2)
+    assert ".safetensors" in run(["export", trained, "--format", "kohya", "--output", tmp_path / "x.pt"], code=2)
