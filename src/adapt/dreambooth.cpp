@@ -12,6 +12,10 @@
 namespace ldmtune::adapt {
 namespace {
 
+struct IdentityHooks final : model::ModelHooks {
+  bool is_identity() const override { return true; }
+};
+
 bool is_of_attention(const std::string& key) {
   return key.find(".attn1.") != std::string::npos || key.find(".attn2.") != std::string::npos;
 }
@@ -105,7 +109,7 @@ void Dreambooth::bind(optim::Arena& arena) const {
 }
 
 std::unique_ptr<model::ModelHooks> Dreambooth::hooks(const optim::Arena&, ForwardContext) const {
-  return std::make_unique<model::ModelHooks>();
+  return std::make_unique<IdentityHooks>();
 }
 
 bool Dreambooth::trains_text_encoder() const {

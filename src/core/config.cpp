@@ -39,6 +39,9 @@ void declare_train(OptionTable& t, RunConfig& c) {
   t.add("train.mixed_precision", c.mixed_precision, "",
         "no: fp32; bf16, fp16: the frozen model computes in that type, weights and gradients stay fp32; fp16 scales "
         "the loss and skips updates whose gradients overflow");
+  t.add("train.gradient_checkpointing", c.gradient_checkpointing, "",
+        "Dreambooth: compute the UNet's activations again in backward instead of keeping them: less memory, about a "
+        "third slower");
   t.add("train.device", c.device, "", "auto | cpu | cuda; with cuda a rank takes the GPU of its local rank");
   t.add("train.trace", c.trace, "",
         "Write an HDF5 audit trace to this file, from which another program can recompute the steps");

@@ -31,6 +31,7 @@ struct RunConfig {
   std::string resume_from_checkpoint;
   std::int64_t stop_after = 0;
   std::string mixed_precision = "no";
+  bool gradient_checkpointing = false;
   std::string device = "auto";
   std::filesystem::path trace;
   std::int64_t trace_steps = 1;

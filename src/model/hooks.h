@@ -25,6 +25,9 @@ class ModelHooks {
  public:
   virtual ~ModelHooks() = default;
 
+  /// Whether nothing changes through these hooks, so that the model may leave them out.
+  virtual bool is_identity() const { return false; }
+
   /// A UNet forward starts: results kept from the last one (the text context's k and v by width) are dropped.
   virtual void begin_forward() {}
 

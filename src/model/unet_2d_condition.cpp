@@ -61,6 +61,7 @@ struct UNet2DConditionModel::Impl {
   GroupNorm conv_norm_out;
   Conv2d conv_out;
   store::TensorMap parameters;
+  bool gradient_checkpointing = false;
 };
 
 UNet2DConditionModel::Impl::Impl(const nlohmann::json& json, Weights& weights)
@@ -119,12 +120,13 @@ at::Tensor UNet2DConditionModel::Impl::forward(const at::Tensor& sample, const a
                                                const AddedConditioning& added) const {
   expect_shapes(sample, timestep, text);
   expect_added(added, sample.size(0));
+  if (hooks && hooks->is_identity()) hooks = nullptr;
   if (hooks) hooks->begin_forward();
   at::Tensor embedding = time_embedding_of(timestep, sample.size(0));
   if (add_embedding) embedding = embedding + add_embedding->forward(added, conv_in.dtype());
   const at::Tensor time = activate(embedding, config.activation);
   const at::Tensor context = text.to(conv_in.dtype());
-  const Conditioning conditioning{time, context, hooks};
+  const Conditioning conditioning{time, context, hooks, gradient_checkpointing && !hooks};
 
   const at::Tensor input = sample.to(conv_in.dtype()).contiguous();
   at::Tensor hidden = conv_in.forward(config.center_input_sample ? 2.0 * input - 1.0 : input);
@@ -145,6 +147,8 @@ at::Tensor UNet2DConditionModel::forward(const at::Tensor& sample, const at::Ten
                                          const AddedConditioning& added) const {
   return impl_->forward(sample, timestep, encoder_hidden_states, hooks, added);
 }
+
+void UNet2DConditionModel::set_gradient_checkpointing(bool enabled) { impl_->gradient_checkpointing = enabled; }
 
 const store::TensorMap& UNet2DConditionModel::parameters() const { return impl_->parameters; }
 std::int64_t UNet2DConditionModel::in_channels() const { return impl_->config.in_channels; }

@@ -1,5 +1,7 @@
 #include "model/unet_blocks.h"
 
+#include "model/recompute.h"
+
 namespace ldmtune::model {
 
 namespace {
@@ -32,6 +34,20 @@ TransformerOptions mid_transformer_options(const UNetConfig& config) {
   return options;
 }
 
+at::Tensor run(const ResnetBlock2D& block, const at::Tensor& sample, const Conditioning& conditioning) {
+  if (!conditioning.recompute) return block.forward(sample, conditioning.time);
+  const auto again = [&block](const at::Tensor& input, const at::Tensor& time) { return block.forward(input, time); };
+  return recompute_in_backward(again, sample, conditioning.time);
+}
+
+at::Tensor run(const Transformer2DModel& block, const at::Tensor& sample, const Conditioning& conditioning) {
+  if (!conditioning.recompute) return block.forward(sample, conditioning.text, conditioning.hooks);
+  const auto again = [&block](const at::Tensor& input, const at::Tensor& text) {
+    return block.forward(input, text, /*hooks=*/nullptr);
+  };
+  return recompute_in_backward(again, sample, conditioning.text);
+}
+
 std::string numbered(const std::string& name, std::size_t index) { return name + "." + std::to_string(index); }
 
 }  // namespace
@@ -54,8 +70,8 @@ DownBlock::DownBlock(Weights& weights, const UNetConfig& config, std::size_t lev
 
 at::Tensor DownBlock::forward(at::Tensor sample, const Conditioning& conditioning, Skips& skips) const {
   for (std::size_t i = 0; i < resnets_.size(); ++i) {
-    sample = resnets_[i].forward(sample, conditioning.time);
-    if (!attentions_.empty()) sample = attentions_[i].forward(sample, conditioning.text, conditioning.hooks);
+    sample = run(resnets_[i], sample, conditioning);
+    if (!attentions_.empty()) sample = run(attentions_[i], sample, conditioning);
     skips.push_back(sample);
   }
   if (downsampler_) {
@@ -75,8 +91,8 @@ MidBlock::MidBlock(Weights& weights, const UNetConfig& config, AttentionLayers& 
                            config.mid_block_scale_factor)) {}
 
 at::Tensor MidBlock::forward(const at::Tensor& sample, const Conditioning& conditioning) const {
-  const at::Tensor hidden = first_.forward(sample, conditioning.time);
-  return last_.forward(attention_.forward(hidden, conditioning.text, conditioning.hooks), conditioning.time);
+  const at::Tensor hidden = run(first_, sample, conditioning);
+  return run(last_, run(attention_, hidden, conditioning), conditioning);
 }
 
 UpBlock::UpBlock(Weights& weights, const UNetConfig& config, std::size_t level, AttentionLayers& registry) {
@@ -98,9 +114,9 @@ UpBlock::UpBlock(Weights& weights, const UNetConfig& config, std::size_t level, 
 
 at::Tensor UpBlock::forward(at::Tensor sample, const Conditioning& conditioning, Skips& skips) const {
   for (std::size_t i = 0; i < resnets_.size(); ++i) {
-    sample = resnets_[i].forward(at::cat({sample, skips.back()}, 1), conditioning.time);
+    sample = run(resnets_[i], at::cat({sample, skips.back()}, 1), conditioning);
     skips.pop_back();
-    if (!attentions_.empty()) sample = attentions_[i].forward(sample, conditioning.text, conditioning.hooks);
+    if (!attentions_.empty()) sample = run(attentions_[i], sample, conditioning);
   }
   if (upsampler_) sample = upsampler_->forward(sample, skips.back().size(2), skips.back().size(3));
   return sample;
