@@ -45,18 +45,35 @@ choose_file_locking() {  # choose_file_locking FOLDER...
 # was asked to stop, it was still starting or already ending, or too slow, and goes on from the checkpoint before.
 goes_on_later() { [ "$1" -eq 85 ] || { [ "$1" -ge 128 ] && [ "$supervise_signals" -gt 0 ]; }; }
 
-# Runs a command so that it gets the job's signals, and requeues the job where it was interrupted.
-run_or_requeue() {  # run_or_requeue COMMAND...
-  local code=0
-  say "$(date '+%F %T') job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, $SLURM_NTASKS rank(s) on $SLURM_JOB_NODELIST: $*"
-  supervise "$@" || code=$?
+# Requeues this job, away from NODES if given.
+requeue() {  # requeue WHY [NODES]
+  say "$1: requeueing job $SLURM_JOB_ID"
+  scontrol requeue "$SLURM_JOB_ID" || true  # refused where Slurm has requeued it already
+  [ -z "${2:-}" ] || scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$2" || true
+  # A script that ends by itself before Slurm has taken the job down might count as finished.
+  sleep 60 &
+  wait $! || true
+}
+
+# Runs ldmtune by a launcher so that it gets the job's signals, and requeues the job where it was interrupted.
+run_or_requeue() {  # run_or_requeue LAUNCHER... -- ARGUMENT...
+  local code=0 launcher=() unstarted restarts="${SLURM_RESTART_COUNT:-0}"
+  while [ "$1" != -- ]; do launcher+=("$1"); shift; done
+  shift
+  say "$(date '+%F %T') job $SLURM_JOB_ID, start $restarts, $SLURM_NTASKS rank(s) on $SLURM_JOB_NODELIST: ${launcher[*]} ldmtune $*"
+  # srun says 0 where a node refused to launch the step. The first rank, on this node, removes the file.
+  unstarted="$(mktemp)"
+  # shellcheck disable=SC2016
+  supervise "${launcher[@]}" sh -c 'rm -f "$0"; exec "$@"' "$unstarted" "${ldmtune[@]}" "$@" || code=$?
   say "$(date '+%F %T') exit code $code"
-  if goes_on_later "$code" && [ "${SLURM_RESTART_COUNT:-0}" -lt "$most_restarts" ]; then
-    say "interrupted: requeueing job $SLURM_JOB_ID"
-    scontrol requeue "$SLURM_JOB_ID" || true  # refused where Slurm has requeued it already
-    # A script that ends by itself before Slurm has taken the job down might count as finished.
-    sleep 60 &
-    wait $! || true
+  if [ "$restarts" -lt "$most_restarts" ]; then
+    if goes_on_later "$code"; then
+      requeue interrupted
+    elif [ "$code" -eq 0 ] && [ -e "$unstarted" ]; then
+      requeue "no rank was started" "$SLURM_JOB_NODELIST"
+    fi
   fi
+  if [ "$code" -eq 0 ] && [ -e "$unstarted" ]; then code=1; fi
+  rm -f "$unstarted"
   return "$code"
 }

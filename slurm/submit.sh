@@ -48,8 +48,8 @@ read_arguments() {
 sweep_jobs() { "$(ldmtune_python)" "$LDMTUNE_ROOT/slurm/sweep_jobs.py" "$@"; }
 
 # The plan, here or, where the program finds no MPI library (exit code 126 or 127), on a compute node.
-plan() {
-  local code=0 command=("${ldmtune[@]}" sweep --config "$config" "${options[@]}" plan)
+plan() {  # plan [--pack K]
+  local code=0 command=("${ldmtune[@]}" sweep --config "$config" "${options[@]}" plan "$@")
   "${command[@]}" || code=$?
   if [ "$code" -eq 126 ] || [ "$code" -eq 127 ]; then
     say "the program does not start here; planning on a compute node" >&2
@@ -79,7 +79,8 @@ write_submission() {
   cp "$config" "$submission/sweep.cfg"
   printf '%s' "${options[@]/%/$'\n'}" >"$submission/options"
   printf '%s' "$pack" >"$submission/pack"
-  sweep_jobs list "$submission" "${pack:-1}" >"$submission/elements.tsv"
+  if [ -n "$pack" ]; then printf '%s\n' "$packs_text" >"$submission/packs.txt"; fi
+  sweep_jobs list "$submission" >"$submission/elements.tsv"
 }
 
 check_array_size() {
@@ -112,6 +113,8 @@ read_arguments "$@"
 check_program
 command -v sbatch >/dev/null || die 2 "sbatch is not on PATH: submit from a login node of a Slurm cluster"
 plan_text="$(plan)"
+packs_text=""
+[ -z "$pack" ] || packs_text="$(plan --pack "$pack")"
 output="$(sweep_jobs output "$config" "${options[@]}")"
 new_submission
 trap forget_unsubmitted EXIT

@@ -3,7 +3,7 @@
 Only the standard library of Python 3.6, so that a login node's own Python will do.
 
     sweep_jobs.py output FILE [OPTION ...]        the folder that sweep.output names, from the file and options like --sweep.output X
-    sweep_jobs.py list SUBMISSION K               elements.tsv of its plan.txt, K trials in each
+    sweep_jobs.py list SUBMISSION                 elements.tsv of its plan.txt and, if there is one, packs.txt
     sweep_jobs.py elements FOLDER SUBMISSION      the elements to submit, as sbatch --array takes them: unfinished and in no queue
     sweep_jobs.py status FOLDER                   the table
 
@@ -76,15 +76,18 @@ def read_plan(file):
     return [Trial(int(number), id_) for number, id_ in rows]
 
 
-def list_elements(submission, size):
-    """Lines of elements.tsv: pack n holds trials n * size ... n * size + size - 1. Exits with 1 if the plan has none."""
-    trials = read_plan(submission / "plan.txt")
+def list_elements(submission):
+    """Lines of elements.tsv: the packs of packs.txt (what `ldmtune sweep plan --pack K` printed) or, without it, an element
+    for each trial. Exits with 1 if the plan has none."""
+    trials = {trial.number: trial for trial in read_plan(submission / "plan.txt")}
     if not trials:
         sys.exit("error: the plan names no trials: %s" % (submission / "plan.txt"))
-    for element in sorted({trial.number // size for trial in trials}):
-        members = [trial for trial in trials if trial.number // size == element]
-        numbers, ids = (",".join(words) for words in ([str(t.number) for t in members], [t.id for t in members]))
-        print("\t".join([str(element), numbers, ids]))
+    members = {number: [trial] for number, trial in trials.items()}
+    if (submission / "packs.txt").exists():
+        rows = re.findall(r"^(\d+) +(\d+(?: \d+)*)$", (submission / "packs.txt").read_text(), re.MULTILINE)
+        members = {int(pack): [trials[int(number)] for number in numbers.split()] for pack, numbers in rows}
+    for element, pack in sorted(members.items()):
+        print("\t".join([str(element), ",".join(str(trial.number) for trial in pack), ",".join(trial.id for trial in pack)]))
 
 
 def read_elements(submission):
@@ -336,8 +339,8 @@ def main(arguments):
     command, rest = arguments[0] if arguments else "", arguments[1:]
     if command == "output" and rest:
         print(sweep_output(rest[0], rest[1:]))
-    elif command == "list" and len(rest) == 2:
-        list_elements(Path(rest[0]), int(rest[1]))
+    elif command == "list" and len(rest) == 1:
+        list_elements(Path(rest[0]))
     elif command == "elements" and len(rest) == 2:
         chosen, notes = choose_elements(Path(rest[0]), Path(rest[1]))
         for note in notes:
