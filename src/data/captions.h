@@ -18,11 +18,16 @@ struct ImageEntry {
   std::optional<std::string> split;  ///< "train" | "validation" | "test"
   std::optional<std::string> group;  ///< images of one group never straddle splits
   std::optional<bool> known;         ///< whether the base knows the concept; only metadata.jsonl says
+  std::uint64_t repeats = 1;         ///< how often one pass over the data takes it
 };
+/// The most repeats that are believed.
+constexpr std::uint64_t kRepeatsLimit = 1000;
 
 /// Lists a folder's images (png, jpg, jpeg, webp in any case; sorted by name) with captions: metadata.jsonl
-/// ({"file_name", "text"[, "split", "group", "known"]}; then only images it lists are taken, folders below included)
-/// else NAME.txt, NAME.caption, else caption_of_file_name. Other keys of metadata.jsonl are ignored. Errors: InputError
+/// ({"file_name", "text"[, "split", "group", "known", "repeats"]}; then only images it lists are taken, folders below
+/// included) else NAME.txt, NAME.caption, else caption_of_file_name. Without metadata.jsonl, folders below that are
+/// named as kohya's are taken too: those of "10_sks dog" are repeated 10 times, and have "sks dog" as caption where no
+/// file beside them says otherwise; "0_..." is left out. Other keys of metadata.jsonl are ignored. Errors: InputError
 /// naming file and line (missing image, bad JSON, bad UTF-8, NUL, caption above 64 KiB, a caption missing in metadata
 /// or in the file name, a duplicate, something that is no regular file, a name with a line end).
 std::vector<ImageEntry> list_images(const std::filesystem::path& folder);

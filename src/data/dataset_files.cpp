@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "data/captions.h"
 #include "data/json_object.h"
 #include "data/latent_dataset.h"
 #include "data/text.h"
@@ -122,8 +123,12 @@ std::vector<Caption> read_captions(const std::filesystem::path& folder) {
     const std::string where = cat(file.string(), ":", line.number);
     const nlohmann::json json = parse_object(line.text, where);
     const JsonObject object(json, where);
-    Caption caption{object.count("sample_id"), object.text("source"), object.text("text")};
+    Caption caption{object.count("sample_id"), object.text("source"), object.text("text"), 1};
     check_caption(caption.text, where);
+    if (json.contains("repeats")) caption.repeats = object.count("repeats");
+    if (caption.repeats < 1 || caption.repeats > kRepeatsLimit) {
+      fail_input(where, ": key \"repeats\": expected 1 to ", kRepeatsLimit, ", found ", caption.repeats);
+    }
     if (!ids.insert(caption.sample_id).second) {
       fail_input(where, ": sample_id ", caption.sample_id, " has a caption already; expected one for each sample");
     }
@@ -137,7 +142,8 @@ std::string write_captions(const std::filesystem::path& folder, const std::vecto
   for (const Caption& caption : captions) {
     check_caption(caption.source, cat("file name of sample ", caption.sample_id));
     check_caption(caption.text, cat("caption of '", caption.source, "'"));
-    const nlohmann::json line{{"sample_id", caption.sample_id}, {"source", caption.source}, {"text", caption.text}};
+    nlohmann::json line{{"sample_id", caption.sample_id}, {"source", caption.source}, {"text", caption.text}};
+    if (caption.repeats != 1) line["repeats"] = caption.repeats;
     content += line.dump() + "\n";
   }
   store::write_text(folder / "captions.jsonl", content);

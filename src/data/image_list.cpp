@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <charconv>
 #include <set>
 #include <utility>
 
@@ -69,11 +70,16 @@ std::string read_caption_file(const fs::path& file) {
   return text;
 }
 
-std::string caption_beside(const fs::path& image) {
+std::optional<std::string> caption_in_file_beside(const fs::path& image) {
   for (const char* extension : {".txt", ".caption"}) {
     const fs::path file = fs::path(image).replace_extension(extension);
     if (is_there(file)) return read_caption_file(file);
   }
+  return std::nullopt;
+}
+
+std::string caption_beside(const fs::path& image) {
+  if (auto beside = caption_in_file_beside(image)) return *beside;
   std::string text = caption_of_file_name(image.filename().string());
   if (text.empty()) {
     fail_input(image.string(), ": expected a caption, found none in its name either; write one to ",
@@ -81,6 +87,13 @@ std::string caption_beside(const fs::path& image) {
   }
   check_caption(text, image.string());
   return text;
+}
+
+std::uint64_t checked_repeats(std::uint64_t repeats, const std::string& where) {
+  if (repeats < 1 || repeats > kRepeatsLimit) {
+    fail_input(where, ": expected 1 to ", kRepeatsLimit, " repeats, found ", repeats);
+  }
+  return repeats;
 }
 
 ImageEntry parse_entry(const fs::path& folder, std::string_view line, const std::string& where) {
@@ -106,6 +119,7 @@ ImageEntry parse_entry(const fs::path& folder, std::string_view line, const std:
   }
   entry.group = object.optional_text("group");
   entry.known = object.optional_bool("known");
+  if (json.contains("repeats")) entry.repeats = checked_repeats(object.count("repeats"), where + ": key \"repeats\"");
   return entry;
 }
 
@@ -125,12 +139,58 @@ std::vector<ImageEntry> from_metadata(const fs::path& folder, const fs::path& me
   return entries;
 }
 
+fs::directory_iterator items_of(const fs::path& folder) {
+  std::error_code error;
+  fs::directory_iterator items(folder, error);
+  if (error) fail_input(folder.string(), ": expected a readable folder, found: ", error.message());
+  return items;
+}
+
+/// kohya's folder names: "10_sks dog" is 10 repeats of "sks dog".
+struct KohyaFolder {
+  std::uint64_t repeats = 0;
+  std::string concept_text;
+};
+
+std::optional<KohyaFolder> parse_kohya_name(const fs::path& folder) {
+  const std::string name = folder.filename().string();
+  KohyaFolder parsed;
+  const char* last = name.data() + name.size();
+  const auto [end, error] = std::from_chars(name.data(), last, parsed.repeats);
+  std::error_code ignored;
+  const bool fits = error != std::errc::invalid_argument && end + 1 < last && *end == '_';
+  if (!fits || !fs::is_directory(folder, ignored)) return std::nullopt;
+  if (error != std::errc{}) parsed.repeats = kRepeatsLimit + 1;
+  parsed.concept_text = std::string(trimmed(std::string_view(end + 1, last)));
+  return parsed;
+}
+
+std::vector<ImageEntry> from_kohya_folder(const fs::path& folder, const KohyaFolder& named) {
+  std::vector<ImageEntry> entries;
+  if (named.repeats == 0) return entries;
+  checked_repeats(named.repeats, folder.string() + " (a folder named REPEATS_CONCEPT)");
+  for (const fs::directory_entry& item : items_of(folder)) {
+    if (!is_image_name(item.path())) continue;
+    ImageEntry entry;
+    entry.file = item.path();
+    entry.source = (folder.filename() / item.path().filename()).generic_string();
+    check_source(entry.source, folder.string());
+    check_regular(entry.file, folder.string());
+    entry.text = caption_in_file_beside(entry.file).value_or(named.concept_text);
+    check_caption(entry.text, folder.string());
+    entry.repeats = named.repeats;
+    entries.push_back(std::move(entry));
+  }
+  return entries;
+}
+
 std::vector<ImageEntry> from_folder(const fs::path& folder) {
   std::vector<ImageEntry> entries;
-  std::error_code error;
-  const fs::directory_iterator items(folder, error);
-  if (error) fail_input(folder.string(), ": expected a readable folder, found: ", error.message());
-  for (const fs::directory_entry& item : items) {
+  for (const fs::directory_entry& item : items_of(folder)) {
+    if (const auto named = parse_kohya_name(item.path())) {
+      for (ImageEntry& entry : from_kohya_folder(item.path(), *named)) entries.push_back(std::move(entry));
+      continue;
+    }
     if (!is_image_name(item.path())) continue;
     ImageEntry entry;
     entry.source = item.path().filename().string();

@@ -49,6 +49,7 @@ struct LatentDataset::Impl {
   void sort_samples();
   void assign_captions();
   std::vector<std::vector<std::size_t>> select(const std::function<bool(const store::SampleRecord&)>& wanted) const;
+  std::vector<std::vector<std::size_t>> repeated(const std::vector<std::vector<std::size_t>>& buckets) const;
 };
 
 void LatentDataset::Impl::verify_checksums(std::uint64_t verify_below) const {
@@ -146,6 +147,17 @@ std::vector<std::vector<std::size_t>> LatentDataset::Impl::select(
   return buckets;
 }
 
+std::vector<std::vector<std::size_t>> LatentDataset::Impl::repeated(
+    const std::vector<std::vector<std::size_t>>& buckets) const {
+  std::vector<std::vector<std::size_t>> result(buckets.size());
+  for (std::size_t bucket = 0; bucket < buckets.size(); ++bucket) {
+    for (const std::size_t sample : buckets[bucket]) {
+      result[bucket].insert(result[bucket].end(), captions[sample].repeats, sample);
+    }
+  }
+  return result;
+}
+
 LatentDataset::LatentDataset(const std::filesystem::path& folder, std::uint64_t verify_below)
     : impl_(std::make_unique<Impl>()) {
   impl_->origin = folder;
@@ -183,12 +195,28 @@ SampleLatent LatentDataset::latent(std::size_t sample) const {
   return {both.select(0, 0), both.select(0, 1)};
 }
 
+bool LatentDataset::has_masks() const {
+  return std::any_of(impl_->parts.begin(), impl_->parts.end(), [](const store::LatentPart& part) {
+    const auto sizes = part.buckets();
+    return std::any_of(sizes.begin(), sizes.end(), [&](const auto& size) { return part.has_mask(size); });
+  });
+}
+
+at::Tensor LatentDataset::mask(std::size_t sample) const {
+  const Location& at = impl_->samples.at(sample);
+  const store::BucketSize& size = impl_->index.buckets[at.bucket];
+  const at::Tensor stored = impl_->parts[at.part].read_mask(size, at.row);
+  if (stored.defined()) return stored;
+  const std::vector<std::int64_t> shape = impl_->parts[at.part].latent_shape(size);
+  return at::full({shape[1], shape[2]}, 255, at::kByte);
+}
+
 std::vector<std::vector<std::size_t>> LatentDataset::by_bucket(store::Split split) const {
   return impl_->select([split](const store::SampleRecord& record) { return record.split == split; });
 }
 
 std::vector<std::vector<std::size_t>> LatentDataset::training_subset(std::uint64_t n, std::uint64_t subset_seed) const {
-  if (n == 0) return by_bucket(store::Split::train);
+  if (n == 0) return impl_->repeated(by_bucket(store::Split::train));
   using Image = std::array<std::uint8_t, 32>;  // variants of an image share its sha256
   std::vector<Image> images;                   // in order of their first sample_id
   std::set<Image> seen;
@@ -205,9 +233,9 @@ std::vector<std::vector<std::size_t>> LatentDataset::training_subset(std::uint64
   const auto order = permutation({subset_seed, Purpose::subset, 0, 0}, static_cast<std::uint32_t>(images.size()));
   std::set<Image> chosen;
   for (std::uint64_t i = 0; i < n; ++i) chosen.insert(images[order[i]]);
-  return impl_->select([&chosen](const store::SampleRecord& record) {
+  return impl_->repeated(impl_->select([&chosen](const store::SampleRecord& record) {
     return record.split == store::Split::train && chosen.count(record.image_sha256) > 0;
-  });
+  }));
 }
 
 }  // namespace ldmtune::data

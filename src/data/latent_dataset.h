@@ -37,10 +37,11 @@ struct Caption {
   std::uint64_t sample_id = 0;
   std::string source;  ///< the image file's path relative to the image folder
   std::string text;
+  std::uint64_t repeats = 1;  ///< how often one pass over the data takes it
 };
 /// Errors: InputError naming file and line (bad JSON, missing keys, a sample_id twice, text that is no valid caption).
 std::vector<Caption> read_captions(const std::filesystem::path& folder);
-/// Writes captions.jsonl, one {"sample_id", "source", "text"} a line. Returns the file's sha256.
+/// Writes captions.jsonl, one {"sample_id", "source", "text"[, "repeats"]} a line. Returns the file's sha256.
 std::string write_captions(const std::filesystem::path& folder, const std::vector<Caption>& captions);
 
 struct SampleLatent {
@@ -69,13 +70,17 @@ class LatentDataset {
   /// The image file it was made from, relative to the image folder.
   const std::string& source(std::size_t sample) const;
   SampleLatent latent(std::size_t sample) const;
+  /// Whether any sample has a mask.
+  bool has_masks() const;
+  /// What a sample's mask shows, (h, w) u8 from 0 to 255; all 255 where its part holds none.
+  at::Tensor mask(std::size_t sample) const;
 
   /// Samples of one split by bucket (outer: index().buckets in order), each in order of sample_id.
   std::vector<std::vector<std::size_t>> by_bucket(store::Split split) const;
   /// The first n images (with all their variants) of the training split in the order of a keyed permutation: nested for
   /// growing n. n = 0 takes all. Images are told apart by image_sha256, in order of their first sample_id; image
-  /// permutation(subset_seed, subset, 0, 0)[i] is the i-th to join. Errors: InputError if n is above the number of
-  /// images.
+  /// permutation(subset_seed, subset, 0, 0)[i] is the i-th to join. A sample with repeats stands there as often, one
+  /// after the other. Errors: InputError if n is above the number of images.
   std::vector<std::vector<std::size_t>> training_subset(std::uint64_t n, std::uint64_t subset_seed) const;
 
  private:

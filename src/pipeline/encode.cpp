@@ -69,7 +69,8 @@ std::vector<data::Caption> captions_of(const std::vector<ScannedImage>& images, 
   std::vector<data::Caption> captions;
   for (const ScannedImage& image : images) {
     for (std::int64_t variant = 0; variant < variants; ++variant) {
-      captions.push_back({2 * image.index + static_cast<std::uint64_t>(variant), image.entry.source, image.entry.text});
+      captions.push_back({2 * image.index + static_cast<std::uint64_t>(variant), image.entry.source, image.entry.text,
+                          image.entry.repeats});
     }
   }
   return captions;

@@ -23,7 +23,7 @@ struct GenerateRequest {
   std::int64_t width = 0, height = 0;  ///< pixels; 0: the base's sample size
   std::int64_t num_inference_steps = 30;
   double guidance_scale = 7.5;  ///< 1: without guidance
-  std::string sampler = "ddim";
+  std::string sampler = "ddim";  ///< diffusion/sampler.h; ancestral noise: {seed, sampler_noise, 0, index << 16 | step}
   bool hooks_in_text_encoder = false;  ///< the hooks change embeddings or the text encoder too
 };
 

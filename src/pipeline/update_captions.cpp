@@ -17,8 +17,8 @@ void update_captions(const PrepareConfig& config) {
   const std::filesystem::path images = config.images.empty() ? origin.value("images", "") : config.images.string();
   if (images.empty()) fail_input("option images is missing: give --images FOLDER, where the captions are");
 
-  std::map<std::string, std::string> texts;
-  for (data::ImageEntry& entry : data::list_images(images)) texts[entry.source] = std::move(entry.text);
+  std::map<std::string, data::ImageEntry> texts;
+  for (data::ImageEntry& entry : data::list_images(images)) texts[entry.source] = std::move(entry);
   std::vector<data::Caption> captions = data::read_captions(config.output);
   std::size_t changed = 0;
   for (data::Caption& caption : captions) {
@@ -28,11 +28,13 @@ void update_captions(const PrepareConfig& config) {
                  " not found; give --images the folder "
                  "that the dataset was made of, with the same file names");
     }
-    if (found->second.find_first_not_of(" \t\r\n") == std::string::npos) {
+    const data::ImageEntry& entry = found->second;
+    if (entry.text.find_first_not_of(" \t\r\n") == std::string::npos) {
       fail_input((images / caption.source).string(), ": caption missing");
     }
-    changed += caption.text != found->second;
-    caption.text = found->second;
+    changed += caption.text != entry.text || caption.repeats != entry.repeats;
+    caption.text = entry.text;
+    caption.repeats = entry.repeats;
   }
   // Captions first: a crash in between is reported when the dataset is opened, and mended by running this again.
   index.captions_sha256 = data::write_captions(config.output, captions);

@@ -259,6 +259,8 @@ at::Tensor LatentPart::read_latent(const BucketSize& bucket, std::int64_t row) c
                   hdf5::read_rows(from.std, row, 1, what + "/latent_std")});
 }
 
+bool LatentPart::has_mask(const BucketSize& bucket) const { return impl_->bucket(bucket).mask.has_value(); }
+
 at::Tensor LatentPart::read_mask(const BucketSize& bucket, std::int64_t row) const {
   const hdf5::Lock lock;
   const Impl::Bucket& from = impl_->bucket_with_row(bucket, row);

@@ -60,6 +60,7 @@ class LatentPart {
   at::Tensor read_latent(const BucketSize& bucket, std::int64_t row) const;
   /// (C, h, w) of the bucket's latents.
   std::vector<std::int64_t> latent_shape(const BucketSize& bucket) const;
+  bool has_mask(const BucketSize& bucket) const;
   /// (h, w) u8, or an undefined tensor where the bucket has no masks.
   at::Tensor read_mask(const BucketSize& bucket, std::int64_t row) const;
 

@@ -41,6 +41,43 @@ TEST_F(ImageList, CaptionsComeFromFilesBesideThenFromNames) {
   EXPECT_FALSE(entries[0].split || entries[0].group || entries[0].known);
 }
 
+TEST_F(ImageList, KohyasFoldersAreRepeatedConcepts) {
+  write("10_sks dog/b.png", "");
+  write("10_sks dog/a.png", "");
+  write("10_sks dog/a.txt", "a sks dog on a sofa");
+  write("10_sks dog/notes.md", "no image");
+  write("2_a_b/c.png", "");
+  write("0_left out/d.png", "");
+  write("_e/e.png", "");
+  write("12_/f.png", "");
+  write("top.png", "");
+  const auto entries = list_images(folder_);
+  ASSERT_EQ(entries.size(), 4u);
+  EXPECT_EQ(entries[0].source, "10_sks dog/a.png");
+  EXPECT_EQ(entries[0].text, "a sks dog on a sofa");
+  EXPECT_EQ(entries[1].text, "sks dog");
+  EXPECT_EQ(entries[1].file, folder_ / "10_sks dog" / "b.png");
+  EXPECT_EQ(entries[2].text, "a_b");
+  EXPECT_EQ(entries[3].text, "top");
+  EXPECT_EQ(
+      (std::vector<std::uint64_t>{entries[0].repeats, entries[1].repeats, entries[2].repeats, entries[3].repeats}),
+      (std::vector<std::uint64_t>{10, 10, 2, 1}));
+}
+
+TEST_F(ImageList, RepeatsAreBounded) {
+  write("metadata.jsonl", "{\"file_name\": \"a.png\", \"text\": \"x\", \"repeats\": 7}");
+  write("a.png", "");
+  EXPECT_EQ(list_images(folder_).front().repeats, 7u);
+  expect_says(metadata_error("{\"file_name\": \"a.png\", \"text\": \"x\", \"repeats\": 0}"), {"repeats", "found 0"});
+  expect_says(metadata_error("{\"file_name\": \"a.png\", \"text\": \"x\", \"repeats\": -1}"), {"repeats"});
+  std::filesystem::remove(folder_ / "metadata.jsonl");
+  write("2023_photos/b.png", "");
+  expect_says(list_error(), {"2023_photos", "REPEATS_CONCEPT", "1000"});
+  std::filesystem::remove_all(folder_ / "2023_photos");
+  write("99999999999999999999999_photos/b.png", "");
+  expect_says(list_error(), {"99999999999999999999999_photos", "1000"});
+}
+
 TEST_F(ImageList, FileNamesAsAutomatic1111ReadsThem) {
   EXPECT_EQ(caption_of_file_name("00012-0-red fox.png"), "red fox");
   EXPECT_EQ(caption_of_file_name("0001 fox.v2.png"), "fox.v2");

@@ -148,6 +148,22 @@ TEST_F(Dataset, SubsetsAreNestedAndHoldWholeImages) {
   expect_says(error_of([&] { dataset.training_subset(7, 5); }), {"data.subset", "at most the 6", "found 7"});
 }
 
+TEST_F(Dataset, RepeatedImagesStandInTheTrainingListAsOften) {
+  const auto plain = LatentDataset(folder_).training_subset(0, 0);
+  captions_[4].repeats = 3;
+  write_all();
+  EXPECT_EQ(read_captions(folder_)[4].repeats, 3u);
+  const LatentDataset dataset(folder_);
+  auto repeated = dataset.training_subset(0, 0);
+  EXPECT_EQ(std::count(repeated[0].begin(), repeated[0].end(), 4), 3);
+  EXPECT_TRUE(std::is_sorted(repeated[0].begin(), repeated[0].end()));
+  for (auto& bucket : repeated) bucket.erase(std::unique(bucket.begin(), bucket.end()), bucket.end());
+  EXPECT_EQ(repeated, plain);
+  EXPECT_EQ(dataset.by_bucket(Split::train), plain) << "measured once each";
+  write("captions.jsonl", "{\"sample_id\": 1, \"source\": \"a\", \"text\": \"b\", \"repeats\": 0}");
+  expect_says(error_of([&] { read_captions(folder_); }), {"captions.jsonl:1", "repeats"});
+}
+
 TEST_F(Dataset, DamagedPartsAreRefused) {
   std::fstream file(folder_ / "part-00001.h5", std::ios::in | std::ios::out | std::ios::binary);
   file.seekp(static_cast<std::streamoff>(std::filesystem::file_size(folder_ / "part-00001.h5") / 2));
