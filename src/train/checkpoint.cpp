@@ -11,6 +11,7 @@
 #include "pipeline/collective.h"
 #include "store/files.h"
 #include "store/safetensors.h"
+#include "train/ema_weights.h"
 #include "train/run.h"
 #include "train/run_folder.h"
 
@@ -64,10 +65,35 @@ void write_optimizer_slice(const fs::path& folder, const Trial& trial, const com
                            {{"begin", std::to_string(optimizer.begin())}, {"end", std::to_string(optimizer.end())}});
 }
 
-void write_shared_files(const fs::path& folder, const Trial& trial, const CheckpointState& state, int ranks) {
+/// What follows from the updates so far and is the same on all ranks.
+json numbers_of(const Trial& trial) {
+  json numbers = {{"optimizer", trial.optimizer->scalars()}};
+  if (trial.scaler) {
+    numbers["loss_scale"] = {{"scale", trial.scaler->scale},
+                             {"good_updates", trial.scaler->good_updates},
+                             {"skipped", trial.scaler->skipped}};
+  }
+  return numbers;
+}
+
+void restore_numbers(const json& state, Trial& trial) {
+  if (state.contains("optimizer")) {
+    trial.optimizer->set_scalars(state.at("optimizer").get<std::map<std::string, double>>());
+  }
+  if (!trial.scaler) return;
+  const json& scale = state.at("loss_scale");
+  *trial.scaler = {scale.at("scale"), scale.at("good_updates"), scale.at("skipped")};
+}
+
+void write_shared_files(const fs::path& folder, const Trial& trial, const at::Tensor& average,
+                        const CheckpointState& state, int ranks) {
   store::write_safetensors(folder / "parameters.safetensors", to_cpu(trial.arena->parameter_views()));
-  store::write_json(folder / "state.json", to_json(state, *trial.arena, ranks));
+  json whole_state = to_json(state, *trial.arena, ranks);
+  whole_state.update(numbers_of(trial));
+  store::write_json(folder / "state.json", whole_state);
+  if (average.defined()) store::write_safetensors(folder / "ema.safetensors", to_cpu(trial.arena->views_of(average)));
   if (trial.arena->trainable_elements() * 4 < kLargestExport) {
+    const EmaWeights averaged(trial, average);
     trial.adapter->export_file(*trial.arena, folder / export_file_name(trial, state.adapter_name),
                                {state.adapter_name, state.step, state.base_sha256, state.base_name});
   }
@@ -131,11 +157,16 @@ void copy_overlap(const store::SafetensorsFile& file, std::int64_t begin, std::i
 
 /// Options that may change between a checkpoint and its resume without making another run of it.
 bool defines_bits(const std::string& option) {
-  if (option == "method" || option.rfind("data.", 0) == 0 || option.rfind("caption.", 0) == 0) return true;
+  if (option == "method" || option.rfind("data.", 0) == 0 || option.rfind("caption.", 0) == 0 ||
+      option.rfind("loss.", 0) == 0 || option.rfind("noise.", 0) == 0) {
+    return true;
+  }
+  if (option.rfind("dreambooth.", 0) == 0) return option != "dreambooth.class_data";  // its content has a hash
   if (option.rfind("lora.", 0) == 0 || option.rfind("textual_inversion.", 0) == 0) return true;
   if (option.rfind("hypernetwork.", 0) == 0) return option != "hypernetwork.name";
   return option == "train.seed" || option == "train.global_batch_size" || option == "train.micro_batch_size" ||
-         option == "train.mixed_precision" || option == "optim.optimizer";
+         option == "train.mixed_precision" || option == "train.gradient_checkpointing" || option == "optim.optimizer" ||
+         option == "optim.use_ema";
 }
 
 }  // namespace
@@ -154,6 +185,7 @@ void write_checkpoint(const fs::path& run_folder, const Trial& trial, const Chec
   const fs::path folder = checkpoint_folder(run_folder, state.step);
   const fs::path partial = folder.string() + ".partial";
   const bool is_root = comm.rank() == 0;
+  const at::Tensor average = whole_average(trial, comm);
   // Three stages that end alike on all ranks: a full disk on one must not leave the others waiting.
   pipeline::run_together(comm, [&] {
     if (!is_root) return;
@@ -162,7 +194,7 @@ void write_checkpoint(const fs::path& run_folder, const Trial& trial, const Chec
   });
   pipeline::run_together(comm, [&] {
     write_optimizer_slice(partial, trial, comm);
-    if (is_root) write_shared_files(partial, trial, state, comm.size());
+    if (is_root) write_shared_files(partial, trial, average, state, comm.size());
   });
   pipeline::run_together(comm, [&] {
     if (!is_root) return;
@@ -235,6 +267,13 @@ void load_checkpoint(const fs::path& checkpoint, Trial& trial) {
   const store::SafetensorsFile parameters = store::read_safetensors(checkpoint / "parameters.safetensors");
   for (auto& [name, view] : trial.arena->parameter_views()) view.copy_(parameters.tensors.at(name));
   trial.step = state.at("step");
+  restore_numbers(state, trial);
+  if (trial.ema) {
+    const store::SafetensorsFile averages = store::read_safetensors(checkpoint / "ema.safetensors");
+    at::Tensor whole = at::zeros_like(trial.arena->parameters());
+    for (auto& [name, view] : trial.arena->views_of(whole)) view.copy_(averages.tensors.at(name));
+    trial.ema->average().copy_(whole.slice(0, trial.ema->begin(), trial.ema->end()));
+  }
   const int ranks = state.at("ranks");
   for (int rank = 0; rank < ranks; ++rank) {
     const store::SafetensorsFile slice = store::read_safetensors(checkpoint / slice_file_name(rank, ranks));

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "comm/canonical_tree.h"
+
 namespace ldmtune::train {
 namespace {
 
@@ -61,6 +63,10 @@ std::vector<double> all_gather_by_slice(comm::Communicator& comm, const std::vec
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;
+}
+
+optim::GlobalSum global_sum(comm::Communicator& comm) {
+  return [&comm](const std::vector<double>& blocks) { return comm::canonical_sum(all_gather_by_slice(comm, blocks)); };
 }
 
 }  // namespace ldmtune::train

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "optim/block_sums.h"
 
 namespace ldmtune::train {
 
@@ -16,6 +17,8 @@ void reduce_scatter(comm::Communicator& comm, at::Tensor& flat);
 void all_gather(comm::Communicator& comm, at::Tensor& flat);
 /// Values of all ranks in the order of their owned slices.
 std::vector<double> all_gather_by_slice(comm::Communicator& comm, const std::vector<double>& values);
+/// Block sums of this rank's slice -> their canonical sum over all ranks; the communicator must outlive it.
+optim::GlobalSum global_sum(comm::Communicator& comm);
 /// Doubles as bytes and back.
 std::string to_bytes(const std::vector<double>& values);
 std::vector<double> from_bytes(const std::string& bytes);

@@ -8,11 +8,11 @@
 namespace ldmtune::train {
 namespace {
 
-constexpr std::uint32_t kDataset = 0;  // the concept; class images and further datasets will be 1, 2 ...
-
-std::int64_t draw_timestep(std::uint64_t seed, std::uint64_t draw, std::int64_t num_train_timesteps) {
-  return static_cast<std::int64_t>(RandomStream{seed, Purpose::timestep, kDataset, draw}.integer(
-      0, static_cast<std::uint64_t>(num_train_timesteps)));
+/// What instances are called and where their subject lies says nothing about class images.
+TrainConfig for_class_images(TrainConfig config) {
+  config.caption.template_text.clear();
+  config.loss.masked = false;
+  return config;
 }
 
 }  // namespace
@@ -50,10 +50,27 @@ BatchSource::BatchSource(const data::LatentDataset& dataset, std::vector<std::ve
       caption_dropout_(config.caption.dropout),
       data_seed_(config.data_options.seed),
       sampling_(parse_latent_sampling(config.data_options.latent_sampling)),
+      loss_(config.loss),
+      noise_offset_(config.noise.offset),
+      timesteps_(config.noise, schedule, config.train.global_batch_size),
       device_(device) {
+  if (loss_.masked && !dataset.has_masks()) {
+    fail_input("option loss.masked: ", dataset.folder().string(),
+               " holds no masks; run ldmtune prepare with --mask alpha or --mask files");
+  }
   if (!(caption_dropout_ >= 0 && caption_dropout_ <= 1)) {
     fail_input("option caption.dropout: expected a probability from 0 to 1, found ", caption_dropout_);
   }
+}
+
+BatchSource BatchSource::of_class_images(const data::LatentDataset& dataset, const diffusion::NoiseSchedule& schedule,
+                                         pipeline::PromptEncoder& prompts, const TrainConfig& config,
+                                         at::Device device) {
+  BatchSource source(dataset, dataset.by_bucket(store::Split::train), schedule, prompts, for_class_images(config),
+                     device);
+  source.dataset_id_ = kClassDataset;
+  source.weight_ = config.dreambooth.prior_loss_weight;
+  return source;
 }
 
 std::vector<std::uint32_t> BatchSource::bucket_sizes() const {
@@ -75,17 +92,43 @@ at::Tensor BatchSource::clean_latent(std::size_t sample, std::uint64_t draw, std
     // "once" keys the posterior's noise by the image, so that every epoch and every trial meets the same latent.
     const RandomStream stream =
         sampling_ == LatentSampling::once
-            ? RandomStream{data_seed_, Purpose::posterior, kDataset, dataset_.record(sample).sample_id}
-            : RandomStream{trial_seed, Purpose::posterior, kDataset, draw};
+            ? RandomStream{data_seed_, Purpose::posterior, dataset_id_, dataset_.record(sample).sample_id}
+            : RandomStream{trial_seed, Purpose::posterior, dataset_id_, draw};
     value = value + latent.std * normal_tensor(stream, value.sizes());
   }
   return value * dataset_.index().scaling_factor;
 }
 
+at::Tensor BatchSource::training_noise(std::uint64_t draw, std::uint64_t trial_seed, at::IntArrayRef shape) const {
+  at::Tensor noise = normal_tensor({trial_seed, Purpose::noise, dataset_id_, draw}, shape);
+  if (noise_offset_ > 0) {
+    noise += noise_offset_ * normal_tensor({trial_seed, Purpose::noise_offset, dataset_id_, draw}, {shape[0], 1, 1});
+  }
+  return noise;
+}
+
+void BatchSource::weigh(MicroBatch& batch, const std::vector<std::size_t>& samples) const {
+  batch.terms.type = diffusion::parse_loss_type(loss_.loss_type);
+  batch.terms.normalize_masked_area = loss_.normalize_masked_area;
+  if (batch.terms.type != diffusion::LossType::l2) {
+    const auto kind = diffusion::parse_huber_schedule(loss_.huber_schedule);
+    batch.terms.huber_c = diffusion::huber_threshold(schedule_, batch.timestep, kind, loss_.huber_c).to(device_);
+  }
+  if (loss_.masked) {
+    std::vector<at::Tensor> masks;
+    for (const std::size_t sample : samples) masks.push_back(dataset_.mask(sample));
+    batch.terms.mask = diffusion::mask_weight(at::stack(masks), loss_.unmasked_weight).to(device_);
+  }
+  batch.weight = loss_.snr_gamma > 0 ? diffusion::min_snr_weight(schedule_, batch.timestep, loss_.snr_gamma)
+                                     : at::ones({static_cast<std::int64_t>(samples.size())}, at::kFloat);
+  batch.weight = (batch.weight * weight_).to(device_);
+}
+
 MicroBatch BatchSource::make(const std::vector<data::Draw>& draws, std::uint64_t trial_seed) const {
   MicroBatch batch;
   std::vector<at::Tensor> latents, noise;
-  std::vector<std::int64_t> ids, timesteps;
+  std::vector<std::int64_t> ids;
+  std::vector<std::size_t> samples;
   std::vector<std::string> captions;
   std::vector<model::ImageSizes> sizes;
   for (const data::Draw& draw : draws) {
@@ -94,17 +137,18 @@ MicroBatch BatchSource::make(const std::vector<data::Draw>& draws, std::uint64_t
     sizes.push_back(image_sizes(dataset_, sample));
     ids.push_back(static_cast<std::int64_t>(dataset_.record(sample).sample_id));
     latents.push_back(clean_latent(sample, draw.draw, trial_seed));
-    noise.push_back(normal_tensor({trial_seed, Purpose::noise, kDataset, draw.draw}, latents.back().sizes()));
-    timesteps.push_back(draw_timestep(trial_seed, draw.draw, schedule_.num_train_timesteps()));
-    const std::string caption = tags_.apply(dataset_.caption(sample), trial_seed, kDataset, draw.draw);
-    captions.push_back(templates_.apply(caption, trial_seed, kDataset, draw.draw, caption_dropout_));
+    noise.push_back(training_noise(draw.draw, trial_seed, latents.back().sizes()));
+    samples.push_back(sample);
+    const std::string caption = tags_.apply(dataset_.caption(sample), trial_seed, dataset_id_, draw.draw);
+    captions.push_back(templates_.apply(caption, trial_seed, dataset_id_, draw.draw, caption_dropout_));
   }
   const auto rows = static_cast<std::int64_t>(draws.size());
   batch.sample_id = at::tensor(ids, at::kLong);
-  batch.dataset = at::full({rows}, static_cast<std::int64_t>(kDataset), at::kInt);
+  batch.dataset = at::full({rows}, static_cast<std::int64_t>(dataset_id_), at::kInt);
   batch.latents = at::stack(latents);
   batch.noise = at::stack(noise);
-  batch.timestep = at::tensor(timesteps, at::kLong);
+  batch.timestep = at::tensor(timesteps_.sample(trial_seed, dataset_id_, batch.draws), at::kLong);
+  weigh(batch, samples);
   // On the CPU before they move, so that a GPU run meets the same inputs.
   batch.noisy = schedule_.add_noise(batch.latents, batch.noise, batch.timestep).to(device_);
   batch.target = schedule_.target(batch.latents, batch.noise, batch.timestep).to(device_);
@@ -118,7 +162,6 @@ MicroBatch BatchSource::make(const std::vector<data::Draw>& draws, std::uint64_t
   if (text.pooled.defined()) {
     batch.added = {text.pooled.to(device_, at::kFloat), model::time_ids(sizes).to(device_)};
   }
-  batch.weight = at::ones({rows}, at::TensorOptions(at::kFloat).device(device_));
   return batch;
 }
 

@@ -13,7 +13,9 @@
 #include "data/captions.h"
 #include "data/latent_dataset.h"
 #include "data/sample_stream.h"
+#include "diffusion/loss.h"
 #include "diffusion/noise_schedule.h"
+#include "diffusion/timestep_sampler.h"
 #include "pipeline/text.h"
 
 namespace ldmtune::train {
@@ -32,8 +34,12 @@ struct MicroBatch {
   at::Tensor context;                ///< f32 (b, T, D)
   model::AddedConditioning added;    ///< SDXL: pooled (b, P) and time_ids (b, 6), f32
   at::Tensor target;                 ///< f32 (b, C, h, w)
-  at::Tensor weight;                 ///< f32 (b)
+  at::Tensor weight;                 ///< f32 (b): what a sample's loss counts (min-SNR ...)
+  diffusion::LossTerms terms;        ///< what kind of loss: mask f32 (b, 1, h, w), huber_c f32 (b) where used
 };
+
+/// The dataset of class images, as random keys and traces name it; the concept's is 0.
+constexpr std::uint32_t kClassDataset = 1;
 
 enum class LatentSampling { once, deterministic, random };
 /// Errors: InputError listing the names.
@@ -46,6 +52,10 @@ class BatchSource {
               const diffusion::NoiseSchedule& schedule, pipeline::PromptEncoder& prompts, const TrainConfig& config,
               at::Device device);
 
+  /// Class images of prior preservation: their samples weigh prior_loss_weight, their captions train as they stand.
+  static BatchSource of_class_images(const data::LatentDataset& dataset, const diffusion::NoiseSchedule& schedule,
+                                     pipeline::PromptEncoder& prompts, const TrainConfig& config, at::Device device);
+
   /// Training samples by bucket, as the sample stream counts them.
   std::vector<std::uint32_t> bucket_sizes() const;
   std::uint64_t samples() const;
@@ -55,6 +65,9 @@ class BatchSource {
 
  private:
   at::Tensor clean_latent(std::size_t sample, std::uint64_t draw, std::uint64_t trial_seed) const;
+  at::Tensor training_noise(std::uint64_t draw, std::uint64_t trial_seed, at::IntArrayRef shape) const;
+  /// The batch's terms and weight, which follow from its timesteps and its samples' masks.
+  void weigh(MicroBatch& batch, const std::vector<std::size_t>& samples) const;
 
   const data::LatentDataset& dataset_;
   std::vector<std::vector<std::size_t>> samples_by_bucket_;
@@ -65,7 +78,12 @@ class BatchSource {
   double caption_dropout_;
   std::uint64_t data_seed_;
   LatentSampling sampling_;
+  LossConfig loss_;
+  double noise_offset_;
+  diffusion::TimestepSampler timesteps_;
   at::Device device_;
+  std::uint32_t dataset_id_ = 0;
+  double weight_ = 1.0;  ///< of every sample
 };
 
 /// What SDXL is told of a sample: original size, crop, and the bucket as target.

@@ -164,6 +164,16 @@ class Pack {
   std::int64_t updates_of_process_ = 0, finished_updates_ = 0;
 };
 
+/// For methods that change the base: each trial on a base loaded for it.
+ExitCode run_one_by_one(const std::vector<TrainConfig>& configs, comm::Communicator& comm, const OnTrialEnd& on_end) {
+  for (std::size_t i = 0; i < configs.size(); ++i) {
+    const OnTrialEnd report = [&, i](std::size_t, const std::exception* error) { on_end(i, error); };
+    const ExitCode code = run_pack({configs[i]}, 1, comm, on_end ? report : OnTrialEnd());
+    if (code != ExitCode::done) return code;
+  }
+  return ExitCode::done;
+}
+
 }  // namespace
 
 ExitCode run_pack(const std::vector<TrainConfig>& configs, std::size_t width, comm::Communicator& comm,
@@ -175,10 +185,13 @@ ExitCode run_pack(const std::vector<TrainConfig>& configs, std::size_t width, co
                  configs.front().output.string(), " do not");
     }
   }
+  const bool alone = changes_base(configs.front());
+  if (alone && configs.size() > 1) return run_one_by_one(configs, comm, on_end);
   SharedSetup shared(configs.front(), comm);
   const c10::DeviceGuard current(shared.device);
   const auto gpu_world = gradient_world(shared.device, comm);
-  return Pack(configs, std::max<std::size_t>(1, width), shared, gpu_world ? *gpu_world : comm, on_end).run();
+  return Pack(configs, alone ? 1 : std::max<std::size_t>(1, width), shared, gpu_world ? *gpu_world : comm, on_end)
+      .run();
 }
 
 ExitCode run(const TrainConfig& config, comm::Communicator& comm) { return run_pack({config}, 1, comm); }

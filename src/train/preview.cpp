@@ -37,10 +37,14 @@ std::vector<at::Tensor> Preview::draw(const Trial* trial) const {
   return images;
 }
 
-void Preview::write(const std::filesystem::path& run_folder, const Trial& trial, std::int64_t step) {
-  if (texts_.empty()) return;
+void Preview::draw_base() {
   if (!base_drawn_) base_images_ = draw(nullptr);
   base_drawn_ = true;
+}
+
+void Preview::write(const std::filesystem::path& run_folder, const Trial& trial, std::int64_t step) {
+  if (texts_.empty()) return;
+  draw_base();
   const std::vector<at::Tensor> images = draw(&trial);
   if (comm_.rank() != 0) return;
   store::ImageGrid grid;

@@ -19,6 +19,8 @@ class Preview {
   Preview(const model::BaseModel& base, pipeline::PromptEncoder& prompts, const SampleConfig& config,
           std::vector<std::string> prompt_texts, comm::Communicator& comm);
 
+  /// The base's pictures (a collective), drawn once: before training where it changes the base.
+  void draw_base();
   /// Writes samples/step-NNNNNNNN.png of the run folder; ranks share the pictures (a collective).
   void write(const std::filesystem::path& run_folder, const Trial& trial, std::int64_t step);
 

@@ -44,6 +44,7 @@ void write_run_description(const std::filesystem::path& run_folder, const TrialS
   run["vae_sha256"] = setup.shared.base.vae_sha256;
   run["dataset"] = setup.config.data.string();
   run["dataset_sha256"] = setup.shared.dataset.sha256();
+  run["class_data_sha256"] = setup.shared.class_data ? json(setup.shared.class_data->sha256()) : json(nullptr);
   run["adjacent_sha256"] = setup.shared.adjacent ? json(setup.shared.adjacent->sha256()) : json(nullptr);
   run["ranks"] = comm.size();
   run["ranks_on_this_host"] = comm.local_size();

@@ -7,8 +7,11 @@
 #include "adapt/merge.h"
 #include "core/error.h"
 #include "data/sample_stream.h"
+#include "diffusion/loss.h"
 #include "optim/schedule.h"
 #include "pipeline/device.h"
+#include "store/files.h"
+#include "train/class_images.h"
 
 namespace ldmtune::train {
 namespace {
@@ -34,13 +37,49 @@ void check_numbers(const TrainConfig& config) {
           format_number(o.adam_beta2));
   require(o.adam_epsilon > 0, "optim.adam_epsilon", "above 0", format_number(o.adam_epsilon));
   require(o.adam_weight_decay >= 0, "optim.adam_weight_decay", "0 or above", format_number(o.adam_weight_decay));
+  for (const auto& [option, value] : {std::pair{"optim.lion_beta1", o.lion_beta1},
+                                      {"optim.lion_beta2", o.lion_beta2},
+                                      {"optim.prodigy_beta3", o.prodigy_beta3},
+                                      {"optim.ema_decay", o.ema_decay}}) {
+    require(value >= 0 && value < 1, option, "0 or above, below 1", format_number(value));
+  }
+  require(o.prodigy_d_coef > 0, "optim.prodigy_d_coef", "above 0", format_number(o.prodigy_d_coef));
+  diffusion::check_loss_options(config.loss);
+  require(config.noise.offset >= 0, "noise.offset", "0 (off) or above", format_number(config.noise.offset));
+}
+
+void check_method(const TrainConfig& config) {
+  static const std::set<std::string> methods{"hypernetwork", "lora", "textual_inversion", "dreambooth"};
+  if (methods.count(config.method) == 0) {
+    fail_input("option method: expected hypernetwork, lora, textual_inversion or dreambooth, found '", config.method,
+               "'");
+  }
+}
+
+void check_dreambooth(const TrainConfig& config) {
+  const DreamboothConfig& d = config.dreambooth;
+  require(config.train.mixed_precision == "no", "train.mixed_precision",
+          "no (dreambooth trains the base's own weights, in fp32)", config.train.mixed_precision);
+  require(d.prior_loss_weight >= 0 && std::isfinite(d.prior_loss_weight), "dreambooth.prior_loss_weight", "0 or above",
+          format_number(d.prior_loss_weight));
+  require(d.num_class_images >= 1, "dreambooth.num_class_images", "1 or more", std::to_string(d.num_class_images));
+  require(!d.with_prior_preservation || !d.class_data.empty(), "dreambooth.class_data",
+          "a dataset folder of class images, there or to be made (dreambooth.with_prior_preservation asks for one)",
+          "none");
+  require(d.instance_prompt.empty() || config.caption.template_text.empty(), "dreambooth.instance_prompt",
+          "either it or caption.template, which says the same", "both");
+  if (d.text_encoder_learning_rate.empty()) return;
+  const optim::PiecewiseSchedule rate(d.text_encoder_learning_rate, "dreambooth.text_encoder_learning_rate");
 }
 
 }  // namespace
 
+bool changes_base(const TrainConfig& config) { return config.method == "dreambooth"; }
+
 TrainConfig checked_config(const TrainConfig& config, int ranks) {
-  if (config.method != "hypernetwork" && config.method != "lora" && config.method != "textual_inversion")
-    fail_input("option method: expected hypernetwork, lora or textual_inversion, found '", config.method, "'");
+  check_method(config);
+  require(!config.train.gradient_checkpointing || config.method == "dreambooth", "train.gradient_checkpointing",
+          "false (only dreambooth can do without its activations)", "true with method " + config.method);
   for (const auto& [option, path] :
        {std::pair{"base", config.base}, {"data", config.data}, {"output", config.output}}) {
     if (path.empty()) fail_input("option ", option, ": not given; see ldmtune train --help");
@@ -48,7 +87,8 @@ TrainConfig checked_config(const TrainConfig& config, int ranks) {
   check_numbers(config);
   data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, ranks);
   const std::string& precision = config.train.mixed_precision;
-  require(precision == "no" || precision == "bf16", "train.mixed_precision", "no or bf16", precision);
+  require(precision == "no" || precision == "bf16" || precision == "fp16", "train.mixed_precision", "no, bf16 or fp16",
+          precision);
   const std::string& device = config.train.device;
   require(device == "auto" || device == "cpu" || device == "cuda", "train.device", "auto, cpu or cuda", device);
   parse_latent_sampling(config.data_options.latent_sampling);
@@ -60,6 +100,11 @@ TrainConfig checked_config(const TrainConfig& config, int ranks) {
   const optim::LearningRateSchedule rate(config.optim.learning_rate, config.optim.lr_scheduler,
                                          config.optim.lr_warmup_steps, config.train.max_train_steps);
   TrainConfig result = config;
+  if (config.method == "dreambooth") {
+    check_dreambooth(config);
+    if (!config.dreambooth.instance_prompt.empty()) result.caption.template_text = config.dreambooth.instance_prompt;
+    result.dreambooth.instance_prompt.clear();
+  }
   // Clipping by value replaces the default clipping by norm.
   if (value.at(0) > 0) result.train.max_grad_norm = "0";
   const auto& words = config.textual_inversion.placeholder_token;
@@ -77,21 +122,34 @@ model::BaseModel load_unmerged_base(const TrainConfig& config, at::Device device
   options.variant = config.variant;
   options.device = device;
   if (config.train.mixed_precision == "no") return model::load_base_model(config.base, options);
-  // The autoencoder draws previews; in bf16 it would band.
+  // The autoencoder draws previews; in bf16 it would band, in fp16 overflow.
   options.unet = options.text = false;
   model::BaseModel autoencoder = model::load_base_model(config.base, options);
   options.unet = options.text = true;
   options.vae = false;
-  options.dtype = at::kBFloat16;
+  options.dtype = config.train.mixed_precision == "fp16" ? at::kHalf : at::kBFloat16;
   model::BaseModel base = model::load_base_model(config.base, options);
   base.vae = std::move(autoencoder.vae);
   base.vae_sha256 = autoencoder.vae_sha256;
   return base;
 }
 
+/// Training, validation and previews of this process all meet the changed schedule.
+void force_zero_terminal_snr(model::BaseModel& base) {
+  const diffusion::NoiseSchedule schedule(base.scheduler_config);
+  if (schedule.prediction_type() == diffusion::PredictionType::epsilon) {
+    fail_input("option noise.rescale_betas_zero_snr: needs a base that predicts v; ", base.folder.string(),
+               " predicts the noise, which tells nothing where there is only noise");
+  }
+  base.scheduler_config["rescale_betas_zero_snr"] = true;
+  base.scheduler_config["timestep_spacing"] = "trailing";  // pictures begin where there is no signal
+}
+
 model::BaseModel load_base(const TrainConfig& config, at::Device device) {
   model::BaseModel base = load_unmerged_base(config, device);
+  if (config.noise.rescale_betas_zero_snr) force_zero_terminal_snr(base);
   adapt::merge_into(base, config.base_merge);
+  base.unet->set_gradient_checkpointing(config.train.gradient_checkpointing);
   return base;
 }
 
@@ -128,6 +186,12 @@ std::vector<std::vector<std::size_t>> training_samples(const data::LatentDataset
   fail_input(dataset.folder().string(), ": its training split is empty");
 }
 
+std::optional<BatchSource> class_source_of(const SharedSetup& shared, pipeline::PromptEncoder& prompts,
+                                           const TrainConfig& config) {
+  if (!shared.class_data) return std::nullopt;
+  return BatchSource::of_class_images(*shared.class_data, shared.schedule, prompts, config, shared.device);
+}
+
 /// As many training images as are held out, the first by hash, so that the gap between the two losses compares like
 /// with like.
 std::vector<std::size_t> training_images_to_measure(const data::LatentDataset& dataset, const TrainConfig& config,
@@ -148,11 +212,17 @@ SharedSetup::SharedSetup(const TrainConfig& given, comm::Communicator& comm)
       device(pipeline::choose_device(config.train.device, comm)),
       base(load_base(config, device)),
       schedule(base.scheduler_config),
-      dataset(config.data),
-      adjacent(open_adjacent(config, base)),
       prompts(base, pipeline::prompt_options(config.caption)),
+      dataset(config.data),
+      class_data(open_class_data(config, base, prompts, comm)),
+      adjacent(open_adjacent(config, base)),
       validator(base, schedule, prompts, config, comm, device) {
   check_autoencoder(dataset, base);
+  if (class_data) check_autoencoder(*class_data, base);
+}
+
+std::string SharedSetup::training_data_sha256() const {
+  return class_data ? store::sha256_text(dataset.sha256() + class_data->sha256()) : dataset.sha256();
 }
 
 const ValidationLoss& SharedSetup::base_loss(const ValidationSet& set) {
@@ -167,6 +237,7 @@ TrialSetup::TrialSetup(const TrainConfig& given, SharedSetup& shared_setup, int 
       shared(shared_setup),
       source(shared.dataset, training_samples(shared.dataset, config), shared.schedule, shared.prompts, config,
              shared.device),
+      class_source(class_source_of(shared, shared.prompts, config)),
       max_train_steps(updates_of(config, source.samples())) {
   collect_validation_sets();
 }
@@ -240,8 +311,10 @@ std::string pack_key(const TrainConfig& config) {
   declare(table, copy);
   std::string key;
   for (const std::string& name : table.names()) {
+    const bool of_schedule = name == "noise.rescale_betas_zero_snr";
     const bool of_trial = own.count(name) > 0 || name.rfind("hypernetwork.", 0) == 0 || name.rfind("lora.", 0) == 0 ||
-                          name.rfind("optim.", 0) == 0 || name.rfind("sample.", 0) == 0;
+                          name.rfind("optim.", 0) == 0 || name.rfind("sample.", 0) == 0 ||
+                          name.rfind("loss.", 0) == 0 || (name.rfind("noise.", 0) == 0 && !of_schedule);
     if (!of_trial) key += name + " = " + table.text_of(name) + "\n";
   }
   return key;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,11 +33,14 @@ class SharedSetup {
   const at::Device device;
   const model::BaseModel base;
   const diffusion::NoiseSchedule schedule;
-  const data::LatentDataset dataset;
-  const std::unique_ptr<data::LatentDataset> adjacent;
   pipeline::PromptEncoder prompts;
+  const data::LatentDataset dataset;
+  const std::unique_ptr<data::LatentDataset> class_data;  ///< null without prior preservation
+  const std::unique_ptr<data::LatentDataset> adjacent;
   const Validator validator;
 
+  /// Names what trains: the dataset and, with prior preservation, the class images.
+  std::string training_data_sha256() const;
   /// Loss of the untouched base (a collective when it is measured, the first time for these images).
   const ValidationLoss& base_loss(const ValidationSet& set);
 
@@ -50,6 +54,9 @@ TrainConfig checked_config(const TrainConfig& config, int ranks);
 /// Text that is equal for trials that may share a process and a forward: all options but those of the trial alone.
 std::string pack_key(const TrainConfig& config);
 
+/// Whether trials of this method change the base's own weights, so that each needs a base of its own.
+bool changes_base(const TrainConfig& config);
+
 /// One trial's options and what follows from them.
 class TrialSetup {
  public:
@@ -61,6 +68,7 @@ class TrialSetup {
   const TrainConfig config;
   SharedSetup& shared;
   const BatchSource source;
+  const std::optional<BatchSource> class_source;  ///< with prior preservation
   const std::int64_t max_train_steps;
   /// "heldout", "train" and, where there is one, "adjacent": measured while training.
   std::vector<ValidationSet> validation_sets;

@@ -64,8 +64,10 @@ std::vector<TrialStep> Step::run(const std::vector<Trial*>& trials, StepObserver
       free_buffers_.push_back(b);
     });
   }
+  for (const Trial* trial : trials) offer_buffer(trial->arena->gradients());
   std::vector<double> losses;
-  const data::LeafRange mine = data::leaves_of_rank(leaves_, comm_.rank(), comm_.size());
+  const std::int64_t leaves = leaves_ * trials.front()->leaves_per_micro_batch();
+  const data::LeafRange mine = data::leaves_of_rank(leaves, comm_.rank(), comm_.size());
   for (std::int64_t leaf = mine.begin; leaf < mine.end; ++leaf) {
     LeafResult result = run_leaf(trials, leaf, observer);
     losses.insert(losses.end(), result.losses.begin(), result.losses.end());
@@ -77,10 +79,11 @@ std::vector<TrialStep> Step::run(const std::vector<Trial*>& trials, StepObserver
   for (std::size_t i = 0; i < trials.size(); ++i) {
     at::Tensor gradient = sums[i].finish();
     reduce_scatter(comm_, gradient);
+    if (trials[i]->scaler) gradient.mul_(1 / trials[i]->scaler->scale);  // a power of two: rounds nothing
     trials[i]->arena->use_gradients(gradient);
     if (observer) observer->on_gradient(i, [&] { return gather_slices(comm_, gradient); });
     steps.push_back(update(*trials[i], reduced[i]));
-    free_buffers_.push_back(gradient);
+    offer_buffer(gradient);
   }
   return steps;
 }
@@ -89,28 +92,23 @@ Step::LeafResult Step::run_leaf(const std::vector<Trial*>& trials, std::int64_t 
   LeafResult result;
   std::vector<MicroBatch> batches;
   for (Trial* trial : trials) {
-    const auto micro_batch = static_cast<std::uint64_t>(trial->step * leaves_ + leaf);
-    batches.push_back(trial->source->make(trial->stream->micro_batch(micro_batch), trial->seed));
+    batches.push_back(trial->next_micro_batch(leaf, leaves_));
     result.gradients.push_back(take_buffer(*trial));
     trial->arena->use_gradients(result.gradients.back());
   }
 
   const at::Tensor prediction = predict(trials, batches);  // (sum of b, C, h, w)
-  const at::Tensor loss =
-      diffusion::per_sample_mse(prediction, rows_of_all(batches, &MicroBatch::target));  // (sum of b)
-  const at::Tensor weighted = loss * rows_of_all(batches, &MicroBatch::weight);
-  (weighted.sum() / static_cast<double>(global_batch_size_)).backward();
-
+  const std::vector<at::Tensor> rows = prediction.split(micro_batch_size_);
+  at::Tensor objective;
   for (std::size_t i = 0; i < trials.size(); ++i) {
-    const auto begin = static_cast<std::int64_t>(i) * micro_batch_size_;
-    const auto end = begin + micro_batch_size_;
-    result.losses.push_back(weighted.detach().slice(0, begin, end).sum().item<double>() /
-                            static_cast<double>(global_batch_size_));
-    if (observer) {
-      observer->on_leaf(
-          {leaf, i, batches[i], prediction.detach().slice(0, begin, end), loss.detach().slice(0, begin, end)});
-    }
+    const at::Tensor loss = diffusion::per_sample_loss(rows[i], batches[i].target, batches[i].terms);  // (b)
+    const at::Tensor share = (loss * batches[i].weight).sum() / static_cast<double>(global_batch_size_);
+    result.losses.push_back(share.item<double>());
+    const at::Tensor scaled = trials[i]->scaler ? share * trials[i]->scaler->scale : share;
+    objective = objective.defined() ? objective + scaled : scaled;
+    if (observer) observer->on_leaf({leaf, i, batches[i], rows[i].detach(), loss.detach()});
   }
+  objective.backward();
   return result;
 }
 
@@ -170,6 +168,15 @@ TrialStep Step::update(Trial& trial, double loss) {
   result.grad_norm = gradient_norm(trial);
   for (const auto& [group, schedule] : trial.learning_rates) result.learning_rates[group] = schedule.at(trial.step);
   result.finite = std::isfinite(loss) && std::isfinite(result.grad_norm);
+  if (trial.scaler) {
+    trial.scaler->book(result.finite);
+    result.skipped = !result.finite && !trial.scaler->is_exhausted();
+    if (result.skipped) {
+      ++trial.step;
+      result.finite = true;
+      return result;
+    }
+  }
   if (!result.finite) return result;
 
   const at::NoGradGuard no_grad;
@@ -180,10 +187,17 @@ TrialStep Step::update(Trial& trial, double loss) {
   if (result.clip_coefficient < 1) mine.mul_(result.clip_coefficient);
 
   ++trial.step;
-  trial.optimizer->step(*trial.arena, result.learning_rates, trial.step);
+  trial.optimizer->step(*trial.arena, result.learning_rates, trial.applied_updates());
   at::Tensor parameters = trial.arena->parameters();
   all_gather(comm_, parameters);
+  if (trial.ema) trial.ema->update(*trial.arena, trial.applied_updates());
   return result;
+}
+
+void Step::offer_buffer(const at::Tensor& buffer) {
+  const bool known = std::any_of(free_buffers_.begin(), free_buffers_.end(),
+                                 [&](const at::Tensor& free) { return free.is_same(buffer); });
+  if (!known) free_buffers_.push_back(buffer);
 }
 
 at::Tensor Step::take_buffer(const Trial& trial) {

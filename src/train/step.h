@@ -22,6 +22,7 @@ struct TrialStep {
   double clip_coefficient = 1;
   std::map<std::string, double> learning_rates;  ///< by parameter group
   bool finite = true;                            ///< false: loss or gradient is not finite and nothing was updated
+  bool skipped = false;                          ///< fp16: overflowed; counted, but nothing was updated
 };
 
 /// What an observer (the audit trace) sees of one leaf, on the rank that computed it.
@@ -70,6 +71,8 @@ class Step {
   std::vector<double> reduce_losses(const std::vector<double>& local, std::size_t trials) const;
   TrialStep update(Trial& trial, double loss);
   double gradient_norm(const Trial& trial) const;
+  /// A gradient buffer that is not in use: the arenas' first ones, then those of earlier updates.
+  void offer_buffer(const at::Tensor& buffer);
   at::Tensor take_buffer(const Trial& trial);
 
   const model::BaseModel& base_;

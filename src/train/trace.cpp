@@ -49,6 +49,9 @@ void Trace::on_leaf(const LeafView& leaf) {
     tensors.emplace_back("time_ids", batch.added.time_ids);
   }
   for (const auto& [name, tensor] : tensors) leaves_.emplace_back(prefix + name, tensor);
+  for (const auto& [name, tensor] : {std::pair{"mask", batch.terms.mask}, {"huber_c", batch.terms.huber_c}}) {
+    if (tensor.defined()) leaves_.emplace_back(prefix + name, tensor);
+  }
 }
 
 void Trace::on_gradient(std::size_t, const std::function<at::Tensor()>& gradient) { gradient_ = gradient(); }
@@ -70,6 +73,7 @@ void Trace::on_step_end(std::int64_t step, const Trial& trial, const TrialStep& 
   std::vector<double> rates;
   for (const auto& [name, rate] : result.learning_rates) rates.push_back(rate);
   writer_->attribute(path, "learning_rate", rates);
+  for (const auto& [name, value] : trial.optimizer->scalars()) writer_->attribute(path, "optimizer_" + name, value);
   writer_->flush();
 }
 

@@ -1,27 +1,45 @@
 #include "train/trial.h"
 
+#include "adapt/dreambooth.h"
 #include "adapt/hypernetwork.h"
 #include "adapt/lora.h"
 #include "adapt/textual_inversion.h"
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "optim/adamw.h"
+#include "optim/lion.h"
+#include "optim/prodigy.h"
+#include "train/collectives.h"
 
 namespace ldmtune::train {
 namespace {
 
 std::unique_ptr<optim::Optimizer> make_optimizer(const OptimConfig& o, const optim::Arena& arena,
-                                                 const comm::Range& slice) {
+                                                 const comm::Range& slice, comm::Communicator& comm) {
   if (o.optimizer == "adamw") {
     return std::make_unique<optim::AdamW>(
         arena, optim::AdamWOptions{o.adam_beta1, o.adam_beta2, o.adam_epsilon, o.adam_weight_decay}, slice.begin,
         slice.end);
   }
-  fail_input("option optim.optimizer: expected adamw, found '", o.optimizer, "'");
+  if (o.optimizer == "lion") {
+    return std::make_unique<optim::Lion>(arena, optim::LionOptions{o.lion_beta1, o.lion_beta2, o.adam_weight_decay},
+                                         slice.begin, slice.end);
+  }
+  if (o.optimizer == "prodigy") {
+    optim::ProdigyOptions options;
+    options.beta1 = o.adam_beta1, options.beta2 = o.adam_beta2, options.beta3 = o.prodigy_beta3;
+    options.epsilon = o.adam_epsilon, options.weight_decay = o.adam_weight_decay, options.d_coef = o.prodigy_d_coef;
+    options.use_bias_correction = o.prodigy_use_bias_correction;
+    options.safeguard_warmup = o.prodigy_safeguard_warmup;
+    return std::make_unique<optim::Prodigy>(arena, options, slice.begin, slice.end, global_sum(comm));
+  }
+  fail_input("option optim.optimizer: expected adamw, lion or prodigy, found '", o.optimizer, "'");
 }
 
 /// The learning rate of a parameter group as A1111's syntax. Methods with several groups choose here.
-const std::string& learning_rate_of(const TrainConfig& config, const std::string& /*group*/) {
+const std::string& learning_rate_of(const TrainConfig& config, const std::string& group) {
+  const std::string& of_text_encoder = config.dreambooth.text_encoder_learning_rate;
+  if (config.method == "dreambooth" && group != "unet" && !of_text_encoder.empty()) return of_text_encoder;
   return config.optim.learning_rate;
 }
 
@@ -32,26 +50,58 @@ std::unique_ptr<adapt::Adapter> make_adapter(const TrainConfig& config, const mo
     return std::make_unique<adapt::Hypernetwork>(
         adapt::HypernetworkSpec::from_config(config.hypernetwork, base.unet->context_widths()));
   }
-  if (config.method == "lora") return std::make_unique<adapt::Lora>(adapt::Lora::from_config(config.lora, base));
+  if (config.method == "lora") return std::make_unique<adapt::Lora>(adapt::Lora::from_config(config.lora, adapt::lora_sites(base)));
   if (config.method == "textual_inversion") {
     return std::make_unique<adapt::TextualInversion>(adapt::make_placeholders(config.textual_inversion, base));
   }
-  fail_input("option method: expected hypernetwork, lora or textual_inversion, found '", config.method, "'");
+  if (config.method == "dreambooth") {
+    return std::make_unique<adapt::Dreambooth>(
+        adapt::Dreambooth::from_config(config.dreambooth, config.caption.clip_skip, base));
+  }
+  fail_input("option method: expected hypernetwork, lora, textual_inversion or dreambooth, found '", config.method,
+             "'");
 }
 
+MicroBatch Trial::next_micro_batch(std::int64_t leaf, std::int64_t micro_batches) const {
+  const bool is_class = class_source && leaf % 2 == 1;
+  const auto m = static_cast<std::uint64_t>(step * micro_batches + leaf / leaves_per_micro_batch());
+  return (is_class ? class_source : source)->make((is_class ? class_stream : stream)->micro_batch(m), seed);
+}
+
+namespace {
+
+std::unique_ptr<data::SampleStream> make_stream(const TrainConfig& config, const BatchSource& source,
+                                                std::uint32_t dataset) {
+  return std::make_unique<data::SampleStream>(source.bucket_sizes(), config.data_options.seed, config.train.seed,
+                                              dataset, static_cast<std::uint32_t>(config.train.micro_batch_size));
+}
+
+}  // namespace
+
 Trial make_trial(const TrainConfig& config, const model::BaseModel& base, const BatchSource& source,
-                 std::int64_t max_train_steps, int rank, int ranks, at::Device device) {
+                 std::int64_t max_train_steps, comm::Communicator& comm, at::Device device,
+                 const BatchSource* class_source) {
   Trial trial;
   trial.seed = config.train.seed;
   trial.source = &source;
   trial.adapter = make_adapter(config, base);
   trial.arena = std::make_unique<optim::Arena>(trial.adapter->parameters(), device);
   trial.adapter->initialize(*trial.arena, trial.seed);
-  trial.optimizer = make_optimizer(config.optim, *trial.arena, comm::owned_slice(trial.arena->size(), rank, ranks));
+  trial.adapter->bind(*trial.arena);
+  const comm::Range slice = comm::owned_slice(trial.arena->size(), comm.rank(), comm.size());
+  trial.optimizer = make_optimizer(config.optim, *trial.arena, slice, comm);
+  if (config.optim.use_ema) {
+    trial.ema = std::make_unique<optim::Ema>(*trial.arena, config.optim.ema_decay, slice.begin, slice.end);
+  }
+  if (config.train.mixed_precision == "fp16") trial.scaler.emplace();
 
   for (const optim::ArenaEntry& entry : trial.arena->entries()) {
     const std::string& group = entry.spec.group;
     if (trial.learning_rates.count(group) > 0) continue;
+    if (config.optim.optimizer == "prodigy" && learning_rate_of(config, group) != config.optim.learning_rate) {
+      fail_input("option optim.optimizer: prodigy needs one learning rate for all that trains, found ",
+                 config.optim.learning_rate, " and ", learning_rate_of(config, group), " (", group, ")");
+    }
     trial.learning_rates.emplace(group,
                                  optim::LearningRateSchedule(learning_rate_of(config, group), config.optim.lr_scheduler,
                                                              config.optim.lr_warmup_steps, max_train_steps));
@@ -59,9 +109,9 @@ Trial make_trial(const TrainConfig& config, const model::BaseModel& base, const 
   trial.max_grad_norm = std::make_unique<optim::PiecewiseSchedule>(config.train.max_grad_norm, "train.max_grad_norm");
   trial.max_grad_value =
       std::make_unique<optim::PiecewiseSchedule>(config.train.max_grad_value, "train.max_grad_value");
-  trial.stream =
-      std::make_unique<data::SampleStream>(source.bucket_sizes(), config.data_options.seed, trial.seed,
-                                           /*dataset=*/0, static_cast<std::uint32_t>(config.train.micro_batch_size));
+  trial.stream = make_stream(config, source, /*dataset=*/0);
+  trial.class_source = class_source;
+  if (class_source) trial.class_stream = make_stream(config, *class_source, kClassDataset);
   return trial;
 }
 

@@ -8,6 +8,7 @@
 #include "core/progress.h"
 #include "pipeline/collective.h"
 #include "store/files.h"
+#include "train/ema_weights.h"
 #include "train/placeholder_check.h"
 #include "train/result.h"
 #include "train/run.h"
@@ -47,11 +48,12 @@ TrialRun::TrialRun(const TrainConfig& config, SharedSetup& shared, comm::Communi
     : setup_(config, shared, comm.size()),
       comm_(comm),
       is_root_(comm.rank() == 0),
-      trial_(make_trial(setup_.config, shared.base, setup_.source, setup_.max_train_steps, comm.rank(), comm.size(),
-                        shared.device)) {
+      trial_(make_trial(setup_.config, shared.base, setup_.source, setup_.max_train_steps, comm, shared.device,
+                        setup_.class_source ? &*setup_.class_source : nullptr)) {
   if (const auto* words = dynamic_cast<const adapt::TextualInversion*>(trial_.adapter.get())) {
     check_captions(setup_, *words);
   }
+  preview_.emplace(setup_.shared.base, setup_.shared.prompts, setup_.config.sample, setup_.preview_prompts(), comm_);
   resume_or_start();
 }
 
@@ -71,12 +73,13 @@ void TrialRun::resume_or_start() {
   resumed_from_ = checkpoint_to_resume();
   state_.base_sha256 = setup_.shared.base.sha256;
   state_.base_name = fs::absolute(setup_.config.base).lexically_normal().filename().string();
-  state_.dataset_sha256 = setup_.shared.dataset.sha256();
+  state_.dataset_sha256 = setup_.shared.training_data_sha256();
   state_.adapter_name = adapter_name(setup_.config);
   state_.config = setup_.options();
   if (!resumed_from_.empty()) {
     const CheckpointState old = read_checkpoint_state(resumed_from_);
     check_same_run(old, state_, resumed_from_);
+    remember_untouched_base();
     load_checkpoint(resumed_from_, trial_);
     state_.seconds = old.seconds;
     state_.base_heldout_loss = old.base_heldout_loss;
@@ -123,8 +126,8 @@ void TrialRun::start() {
   if (!setup_.config.train.trace.empty()) {
     trace_ = std::make_unique<Trace>(setup_.config.train.trace, trial_, first_step_, comm_);
   }
-  preview_.emplace(setup_.shared.base, setup_.shared.prompts, setup_.config.sample, setup_.preview_prompts(), comm_);
   const Stopwatch watch(state_.seconds);
+  remember_untouched_base();
   measure_base();
   if (is_finished()) measure(/*final=*/true);
 }
@@ -149,6 +152,10 @@ void TrialRun::after_update(const TrialStep& result, double seconds) {
   }
   if (is_traced_update(trial_.step)) trace_->on_step_end(trial_.step, trial_, result);
   last_loss_ = result.loss;
+  if (result.skipped) {
+    LDMTUNE_LOG(info) << "update " << trial_.step << ": the fp16 gradient overflowed and was left out; loss scale now "
+                      << trial_.scaler->scale;
+  }
   if (!is_root_ || (trial_.step % setup_.config.train.log_steps != 0 && !is_finished())) return;
   const auto batch = static_cast<double>(setup_.config.train.global_batch_size);
   const double epoch = static_cast<double>(trial_.step) * batch / static_cast<double>(setup_.source.samples());
@@ -161,6 +168,7 @@ void TrialRun::after_step(bool stop) {
   const Stopwatch watch(state_.seconds);
   if (is_due(setup_.config.validation.steps)) measure(is_finished());
   if (setup_.config.sample.steps > 0 && is_due(setup_.config.sample.steps)) {
+    const EmaWeights averaged(trial_, whole_average(trial_, comm_));
     preview_->write(setup_.config.output, trial_, trial_.step);
   }
   if (stop || is_due(setup_.config.train.checkpointing_steps)) save();
@@ -189,6 +197,13 @@ void TrialRun::save() {
   write_checkpoint(setup_.config.output, trial_, state_, setup_.config.train.checkpoints_total_limit, comm_);
 }
 
+void TrialRun::remember_untouched_base() {
+  if (!trial_.adapter->changes_base()) return;
+  for (const ValidationSet& set : setup_.validation_sets) setup_.shared.base_loss(set);
+  if (!setup_.test_set.samples.empty()) setup_.shared.base_loss(setup_.test_set);
+  if (setup_.config.sample.steps > 0) preview_->draw_base();
+}
+
 void TrialRun::measure_base() {
   std::vector<ValidationSet> sets = setup_.validation_sets;
   if (!setup_.test_set.samples.empty()) sets.push_back(setup_.test_set);
@@ -204,6 +219,7 @@ void TrialRun::measure_base() {
 }
 
 void TrialRun::measure(bool final) {
+  const EmaWeights averaged(trial_, whole_average(trial_, comm_));
   const auto hooks = [this] { return trial_.adapter->hooks(*trial_.arena, {}); };
   std::vector<ValidationSet> sets = setup_.validation_sets;
   if (final && !setup_.test_set.samples.empty()) sets.push_back(setup_.test_set);

@@ -56,6 +56,8 @@ class TrialRun {
   void open_root_files();
   /// Loss of the untouched base on all sets: the rows of step 0.
   void measure_base();
+  /// Measures and draws the base before training changes it.
+  void remember_untouched_base();
   void measure(bool final);
   void append_image_losses(const ValidationSet& set, const ValidationLoss& loss, std::int64_t step);
   void save();

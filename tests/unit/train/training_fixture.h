@@ -85,7 +85,7 @@ class TrainingTest : public ::testing::Test {
     TrainConfig own = config;
     own.train.seed = seed;
     own.hypernetwork.layer_structure = std::move(structure);
-    return make_trial(own, *base, *source, 10, 0, 1, at::kCPU);
+    return make_trial(own, *base, *source, 10, *comm, at::kCPU);
   }
 
   static inline model::BaseModel* base = nullptr;
