@@ -77,25 +77,22 @@ class Cluster:
         alive = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"}
         return not alive & set(self.job_states().values())
 
-    def hurry(self):
-        """Lets requeued jobs start without the rest of Slurm's wait."""
-        for job, state in self.job_states().items():
-            if state == "PENDING":
-                subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=self.environment, capture_output=True)
-
     def wait_for_all(self, seconds):
         wait_until(self.ended, seconds, f"all jobs to end:\n{self.call('squeue', '-r', '--states=all')}")
-
-    def node_of(self, element):
-        state, node, _ = self.elements()[element]
-        assert state == "RUNNING", f"element {element} is {state}"
-        return node
 
     def kill_node(self, node, tell_slurm=True):
         """As a power cut; tell_slurm: an administrator notices at once, instead of Slurm after its timeout."""
         subprocess.run([SCRIPT, "kill_node", self.folder, node], check=True)
         if tell_slurm:
             self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
+
+    def cut_off(self, node):
+        """Ends the node's slurmd alone and tells Slurm that the node is down; what ran there runs on."""
+        for line in (self.folder / "daemons").read_text().splitlines():
+            name, pid, _ = line.split()
+            if name == f"slurmd.{node}":
+                subprocess.run(["kill", "-KILL", pid], check=False, stderr=subprocess.DEVNULL)
+        self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=unreachable")
 
     def start_node(self, node):
         subprocess.run([SCRIPT, "start_node", self.folder, node], check=True)
