@@ -102,7 +102,7 @@ def finished(tmp_path_factory, data) -> Path:
 
 def test_plan_lists_trials_and_writes_nothing(tmp_path, data):
     said = ldmtune("sweep", "--config", write_config(tmp_path, data), "plan", "--sweep.seeds", "0,1")
-    rows = [line.split() for line in said.splitlines()[2:]]
+    rows = [line.split() for line in said.splitlines()[2:6]]
     assert [row[0] for row in rows] == ["0", "1", "2", "3"]
     assert [row[2] for row in rows] == ["1,0.5,1", "1,0.5,1", "1,1,1", "1,1,1"]
     parameters = 2 * (160 * 80 + 80 + 80 * 160 + 160)
@@ -139,6 +139,25 @@ def test_best_is_the_lowest_heldout_loss_and_opens(finished):
     content = torch.load(finished / "sweep" / "best.pt", weights_only=True)
     assert ",".join(f"{size:g}" for size in content["layer_structure"]) == winner["hypernetwork.layer_structure"]
     assert content["step"] == 4 and isinstance(content[160], tuple)
+
+
+def test_best_has_a_picture_and_a_card(finished):
+    card = json.loads((finished / "sweep" / "best.json").read_text())
+    assert card["picture"] == "best.png"
+    with Image.open(finished / "sweep" / "best.png") as picture:
+        assert picture.width >= 2 * 128
+    text = (finished / "sweep" / "best.md").read_text()
+    assert card["sha256"] in text and "best.png" in text and "heldout_loss" in text
+
+
+def test_a_plan_says_what_it_would_cost_and_follows_conditions(tmp_path, data):
+    config = write_config(tmp_path, data, layer_structure="1,1,1 | 1,2,1")
+    options = ["--hypernetwork.layer_norm", "false | true", "--hypernetwork.layer_norm_init", "ones | zero_last"]
+    condition = ["--sweep.conditions", "hypernetwork.layer_norm_init if hypernetwork.layer_norm = true"]
+    said = ldmtune("sweep", "--config", config, "plan", *options, *condition, "--optim.learning_rate", "uniform(1, 2)",
+                   "--sweep.draws", "2", "--sweep.subset_seeds", "0,1", "--sweep.tflops_per_s", "1")
+    assert "24 trials" in said and "TFLOP" in said and "GB of memory" in said and "–" in said
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_an_interrupted_trial_equals_one_on_two_ranks_that_ran_through(tmp_path, data, finished):
@@ -213,7 +232,7 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(tmp_path, data):
         (["trial", "x"], "number"),
         (["trial"], "number"),
         (["march"], "march"),
-        ([], "plan, run, trial N, collect or best"),
+        ([], "plan, run, trial N, pack N, collect or best"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(tmp_path, data, arguments, expected):
