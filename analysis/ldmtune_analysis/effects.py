@@ -19,11 +19,15 @@ from .statistics import Interval, crossed_interval, holm, pooled_luck
 
 STRUCTURE = "hypernetwork.layer_structure"
 LAYER_NORM = "hypernetwork.layer_norm"
+NORM_INIT = "hypernetwork.layer_norm_init"
+NORM_KIND = "kind of layer norm"  # off, or how its weights start
 RATE = "optim.learning_rate"
 SUBSET = "data.subset"
 CLAIM = 0.05
 
-_INTERACTING = [LAYER_NORM, "depth", STRUCTURE, SUBSET]
+_INTERACTING = [NORM_KIND, LAYER_NORM, "depth", STRUCTURE, SUBSET]
+# Factors that are made of options.
+_MADE_OF = {"depth": {STRUCTURE}, "width": {STRUCTURE}, NORM_KIND: {LAYER_NORM, NORM_INIT}}
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ def level_label(factor: str, level: str) -> str:
         return "all images" if level == "0" else f"{level} images"
     if level in ("true", "false"):
         return f"{short_name(factor)} {'on' if level == 'true' else 'off'}"
+    if factor == NORM_KIND:
+        return "no layer norm" if level == "off" else f"layer norm {level}"
     if factor == "depth":
         return f"{level} layers"
     if factor == "width":
@@ -129,6 +135,9 @@ class _Table:
         if STRUCTURE in options:
             self.frame["depth"] = [str(structure_depth(text)) for text in self.frame[STRUCTURE]]
             self.frame["width"] = [f"{structure_width(text):g}" for text in self.frame[STRUCTURE]]
+        if LAYER_NORM in options and NORM_INIT in options:
+            pairs = zip(self.frame[LAYER_NORM], self.frame[NORM_INIT])
+            self.frame[NORM_KIND] = [init if norm == "true" else "off" for norm, init in pairs]
 
     def tuned(self, options: list) -> _Table:
         """Each combination of the other options at the best of these, by mean validation loss over replicates."""
@@ -158,7 +167,7 @@ class _Table:
             return found
 
     def _others(self, factors: list) -> list:
-        own = {STRUCTURE if factor in ("depth", "width") else factor for factor in factors}
+        own = set().union(*(_MADE_OF.get(factor, {factor}) for factor in factors))
         dependent = {option for option, referents in self.conditions.items() if referents & own}
         return [option for option in self.options if option not in own | dependent]
 
@@ -257,6 +266,8 @@ def _factor_names(table: _Table) -> list:
         place = names.index(STRUCTURE) + 1
         derived = [name for name in ("depth", "width") if len(table.levels(name)) > 1]
         names[place:place] = [name for name in derived if not _same_partition(table, name, STRUCTURE)]
+    if NORM_KIND in table.frame and {LAYER_NORM, NORM_INIT} <= set(table.options) and len(table.levels(NORM_KIND)) > 2:
+        names.insert(names.index(LAYER_NORM) + 1, NORM_KIND)
     return names
 
 
@@ -274,7 +285,8 @@ def analyse_effects(sweep, tuned: list | None = None) -> Effects:
     factors += [_factor(whole, name) for name in chosen if len(whole.levels(name)) > 1]
     interactions = []
     names = [factor.name for factor in factors]
-    crossing = [name for name in _INTERACTING if name in names and not (name == STRUCTURE and "depth" in names)]
+    finer = {STRUCTURE: "depth", LAYER_NORM: NORM_KIND}  # one of a pair that says the same is enough
+    crossing = [name for name in _INTERACTING if name in names and finer.get(name) not in names]
     for first, second in combinations(crossing, 2):
         found = _interaction(table, first, second)
         interactions += [found] if found else []

@@ -105,6 +105,9 @@ def test_an_option_that_counts_only_sometimes_does_not_hide_the_one_it_depends_o
     study.runs = list(kept.values())
     factors = {factor.name: factor for factor in analyse_effects(study).factors}
     assert [one.claimed for one in factors["hypernetwork.layer_norm"].contrasts] == [True]
+    kinds = factors["kind of layer norm"]
+    assert [level for level, _, _ in kinds.levels] == ["off", "ones", "zero_last"]
+    assert [one.claimed for one in kinds.contrasts] == [True, True]
     levels = factors["hypernetwork.layer_norm_init"].levels
     assert [level for level, _, _ in levels] == ["ones", "zero_last"] and levels[0][2] == 5
 
@@ -138,6 +141,8 @@ def test_one_configuration_has_no_effects(tmp_path):
         ("data.subset", "32", "32 images"),
         ("hypernetwork.layer_norm", "true", "layer norm on"),
         ("depth", "4", "4 layers"),
+        ("kind of layer norm", "off", "no layer norm"),
+        ("kind of layer norm", "zero_last", "layer norm zero_last"),
         ("width", "4", "4× wide"),
         ("hypernetwork.layer_structure", "1,2,1", "1,2,1"),
         ("optim.learning_rate", "1e-3", "learning rate 1e-3"),
@@ -145,3 +150,21 @@ def test_one_configuration_has_no_effects(tmp_path):
 )
 def test_levels_read_well(factor, level, label):
     assert level_label(factor, level) == label
+
+
+def test_kinds_of_layer_norm_are_crossed_with_depth():
+    """One kind spoils deep networks: averaged over kinds that would be blamed on layer norm itself."""
+    options = {
+        "hypernetwork.layer_structure": ["1,2,1", "1,2,4,2,1"],
+        "hypernetwork.layer_norm": ["false", "true"],
+        "hypernetwork.layer_norm_init": ["a1111", "zero_last"],
+    }
+
+    def effect(chosen):
+        spoilt = chosen["hypernetwork.layer_norm"] == "true" and chosen["hypernetwork.layer_norm_init"] == "a1111"
+        return 0.05 if spoilt and chosen["hypernetwork.layer_structure"] == "1,2,4,2,1" else 0.0
+
+    study = make_study(np.random.default_rng(11), effect, options, noise=0.002)
+    (interaction,) = analyse_effects(study).interactions
+    assert interaction.first == "kind of layer norm"
+    assert {one.level: one.claimed for one in interaction.contrasts} == {"a1111": True, "zero_last": False}
