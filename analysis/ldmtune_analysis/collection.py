@@ -71,7 +71,7 @@ def collect(sweeps: list, output) -> Path:
             images = _merged(load_results(output, "image_losses"), images, ["sweep", "id"])
         _write_hdf5(output, {"results": (results, COLUMNS), "image_losses": (images, _IMAGES)})
         partial = output.with_suffix(".csv.partial")
-        results.to_csv(partial, index=False)
+        _whole_numbers(results).to_csv(partial, index=False)
         partial.replace(output.with_suffix(".csv"))
     return output
 
@@ -146,6 +146,12 @@ def _merged(old: pd.DataFrame, new: pd.DataFrame, key: list) -> pd.DataFrame:
     fresh = set(map(tuple, new[key].astype(str).to_numpy()))
     kept = old[[tuple(row) not in fresh for row in old[key].astype(str).to_numpy()]]
     return pd.concat([kept.astype(object), new.astype(object)], ignore_index=True) if len(kept) else new
+
+
+def _whole_numbers(results: pd.DataFrame) -> pd.DataFrame:
+    """Integers as such, though some are missing."""
+    integers = {name for name, (kind, _, _) in COLUMNS.items() if kind == "integer"}
+    return results.assign(**{name: pd.to_numeric(results[name]).astype("Int64") for name in integers})
 
 
 def _write_hdf5(output: Path, tables: dict) -> None:

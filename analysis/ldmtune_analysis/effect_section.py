@@ -33,6 +33,8 @@ def _note(effects: Effects) -> str:
     if effects.tuned:
         names = ", ".join(short_name(name) for name in effects.tuned)
         said += f" Each combination counts at the {names} with its lowest validation loss."
+    if not effects.replicated:
+        said += " No configuration was trained twice: what differs by the luck of a seed alone may be claimed here."
     return said
 
 

@@ -70,6 +70,7 @@ class Effects:
     interactions: list
     measured_on: str  # "test" or "heldout"
     tuned: list
+    replicated: bool  # some configuration was trained more than once
 
     @property
     def contrasts(self) -> list:
@@ -290,7 +291,7 @@ def analyse_effects(sweep, tuned: list | None = None) -> Effects:
     for first, second in combinations(crossing, 2):
         found = _interaction(table, first, second)
         interactions += [found] if found else []
-    effects = Effects(factors, interactions, whole.measured_on, chosen)
+    effects = Effects(factors, interactions, whole.measured_on, chosen, whole.luck is not None)
     _correct(effects)
     return effects
 

@@ -71,8 +71,8 @@ def _note(configurations: list, pairs: int) -> str:
         "In order of held-out loss: mean squared error on validation images at fixed noise and timesteps, the same for "
         "every trial; ± is the standard deviation over replicates. "
         f"Differences are on {on}, paired by image, with 95% intervals over images and replicates together. "
-        f"<b>Tied</b>: the difference is not claimed (p ≥ 0.05 after Holm's correction over all {pairs} pairs, as any of "
-        "them could have come first)."
+        f"<b>Tied</b>: the difference is not claimed (p ≥ 0.05"
+        + (f" after Holm's correction over all {pairs} pairs, as any of them could have come first)." if pairs > 1 else ").")
     )
     if len(configurations) > 1 and all(len(one.runs) == 1 for one in configurations):
         note += (
@@ -112,6 +112,8 @@ def _name(index: int, configuration) -> str:
     under = ("trial " if len(numbers) == 1 else "trials ") + _listed(numbers)
     if not numbers:
         under = f"seed {configuration.runs[0].seed}"
+    if len(configuration.runs) < configuration.planned:
+        under += f" · {len(configuration.runs)} of {configuration.planned} done"
     swatch = html.swatch(index, plots.SERIES) if index < plots.SERIES else ""
     return f'{swatch}{escape(configuration.label)}<small class="under">{under}</small>'
 

@@ -112,6 +112,7 @@ class Configuration:
     label: str
     options: dict
     runs: list
+    planned: int = 0  # replicates, those that are not done too
     _matrices: dict = field(default_factory=dict, repr=False)
 
     def mean(self, key: str) -> float:
@@ -165,13 +166,14 @@ class Sweep:
         """Configurations with a finished run, lowest mean held-out loss first."""
         groups: dict = {}
         for run in self.runs:
-            if run.status == "done" and math.isfinite(run.score("heldout_loss")):
-                key = json.dumps({name: value for name, value in run.options.items() if name not in REPLICATES})
-                groups.setdefault(key, []).append(run)
-        found = [
-            Configuration(option_label(json.loads(key)) or runs[0].name, json.loads(key), runs)
-            for key, runs in groups.items()
-        ]
+            key = json.dumps({name: value for name, value in run.options.items() if name not in REPLICATES})
+            groups.setdefault(key, []).append(run)
+        found = []
+        for key, runs in groups.items():
+            done = [run for run in runs if run.status == "done" and math.isfinite(run.score("heldout_loss"))]
+            if done:
+                options = json.loads(key)
+                found.append(Configuration(option_label(options) or done[0].name, options, done, len(runs)))
         return sorted(found, key=lambda configuration: configuration.mean("heldout_loss"))
 
     @property

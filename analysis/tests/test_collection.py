@@ -27,6 +27,7 @@ def test_a_row_a_trial_with_typed_and_documented_columns(tmp_path):
     images = load_results(file, "image_losses")
     assert len(images) == 3 * 16 and set(images["kind"]) == {"heldout", "test"}
     csv = pd.read_csv(tmp_path / "results.csv")
+    assert "0,00000000,done,0,0,hypernetwork,300,0.0" in (tmp_path / "results.csv").read_text()
     assert list(csv.columns) == list(table.columns) and csv["heldout_loss"].equals(table["heldout_loss"])
 
 

@@ -129,6 +129,13 @@ def test_test_images_are_used_only_where_all_runs_have_them(tmp_path):
     assert all(math.isfinite(one.interval.mean) for one in effects.contrasts)
 
 
+def test_without_replicates_the_page_warns(tmp_path):
+    once = analyse_effects(load_sweep(write_sweep(tmp_path / "once", [0.09, 0.07])))
+    twice = analyse_effects(load_sweep(write_sweep(tmp_path / "twice", [0.09, 0.07], seeds=(0, 1))))
+    assert not once.replicated and "luck of a seed" in effect_sections(once)
+    assert twice.replicated and "luck of a seed" not in effect_sections(twice)
+
+
 def test_one_configuration_has_no_effects(tmp_path):
     sweep = load_sweep(write_sweep(tmp_path / "sweep", [0.09]))
     assert effect_sections(analyse_effects(sweep)) == ""

@@ -115,6 +115,11 @@ def test_failures_are_listed_with_their_reason(tmp_path):
     assert "2 of 3 are not done" in words(text)
 
 
+def test_configurations_that_lack_replicates_say_so(tmp_path):
+    said = words(page(load_sweep(write_sweep(tmp_path / "demo", [0.066, 0.08], seeds=(0, 1, 2), fail=(1,)))))
+    assert "trials 0, 2 · 2 of 3 done" in said and "trials 3–5 " in said.replace("0.08", " ")
+
+
 def test_nothing_done_is_said(tmp_path):
     assert "No trial is done yet" in words(
         page(load_sweep(write_sweep(tmp_path / "demo", [0.1], fail=(0,), pictures=False)))
