@@ -1,0 +1,158 @@
+"""Dreambooth as users run it: class images, same bits on 1, 2 and 4 ranks and after a resume, exports, errors."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from support import BASE, checkpoints, prepare, run, sha256
+
+STEPS = 4
+PROMPTS = ["rocket on a white background", "cat face on a white background"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("data") / "six", 6, "--validation_images", "1", "--test_images", "0")
+
+
+@pytest.fixture(scope="module")
+def class_data(tmp_path_factory):
+    """Where the first run draws its class images and later runs find them."""
+    return tmp_path_factory.mktemp("class") / "images"
+
+
+def options(dataset, output, **changes):
+    settings = {
+        "method": "dreambooth", "base": BASE, "data": dataset, "output": output, "optim.learning_rate": "1e-4",
+        "train.global_batch_size": "4", "train.micro_batch_size": "1", "train.max_train_steps": STEPS,
+        "train.checkpointing_steps": "2", "train.checkpoints_total_limit": "0", "train.seed": "7",
+        "data.latent_sampling": "random", "validation.steps": "2",
+    }
+    settings.update(changes)
+    return ["train", *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+
+
+def prior(class_data, **changes):
+    return {"dreambooth.with_prior_preservation": "true", "dreambooth.class_data": class_data,
+            "dreambooth.class_prompt": " | ".join(PROMPTS), "dreambooth.num_class_images": "6",
+            "sample.num_inference_steps": "2", **changes}
+
+
+@pytest.fixture(scope="module")
+def reference(dataset, class_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    run(options(dataset, folder, **prior(class_data), **{"dreambooth.train_text_encoder": "true"}))
+    assert len(set(checkpoints(folder).values())) == 2
+    return folder
+
+
+def assert_same_run(folder, reference):
+    assert checkpoints(folder) == checkpoints(reference)
+    for file in ("validation.csv", "validation_images.csv"):
+        assert (folder / file).read_text() == (reference / file).read_text(), file
+
+
+def test_the_base_draws_the_class_images_whatever_the_ranks(dataset, class_data, reference, tmp_path):
+    rows = [json.loads(line) for line in (class_data / "captions.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == PROMPTS * 3
+    assert len(list(class_data.with_name("images.images").glob("*.png"))) == 6
+    other = tmp_path / "images"
+    run(options(dataset, tmp_path / "run", **prior(other), **{"dreambooth.train_text_encoder": "true"}), 2)
+    assert sha256(other / "part-00000.h5") == sha256(class_data / "part-00000.h5")
+    assert_same_run(tmp_path / "run", reference)
+
+
+def test_four_ranks_find_them_and_give_the_same_bits(dataset, class_data, reference, tmp_path):
+    before = os.stat(class_data / "index.json").st_mtime_ns
+    run(options(dataset, tmp_path / "run", **prior(class_data), **{"dreambooth.train_text_encoder": "true"}), 4)
+    assert os.stat(class_data / "index.json").st_mtime_ns == before
+    assert_same_run(tmp_path / "run", reference)
+
+
+def test_resumed_on_more_ranks_while_being_watched(dataset, class_data, reference, tmp_path):
+    settings = {**prior(class_data), "dreambooth.train_text_encoder": "true", "sample.steps": "2", "sample.heldout_prompts": "1"}
+    run(options(dataset, tmp_path / "run", **settings, **{"train.stop_after": "2"}), 1, code=85)
+    run(options(dataset, tmp_path / "run", **settings, **{"train.resume_from_checkpoint": "latest"}), 2)
+    assert_same_run(tmp_path / "run", reference)
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["base_heldout_loss"] == json.loads((reference / "result.json").read_text())["base_heldout_loss"]
+
+
+def test_prior_preservation_changes_what_is_learned(dataset, class_data, reference, tmp_path):
+    run(options(dataset, tmp_path / "run", **{"dreambooth.train_text_encoder": "true"}))
+    assert set(checkpoints(tmp_path / "run").values()).isdisjoint(checkpoints(reference).values())
+
+
+def test_trials_of_a_pack_start_from_the_base_each(dataset, tmp_path):
+    sweep = tmp_path / "two.sweep.cfg"
+    sweep.write_text(
+        f'method = dreambooth\nbase = "{BASE}"\ndata = "{dataset}"\n'
+        f"[sweep]\noutput = {tmp_path}/sweep\n[dreambooth]\ntrain_unet = attention\n[optim]\nlearning_rate = 1e-4\n"
+        "[train]\nmax_train_steps = 2\nglobal_batch_size = 2\nseed = 3 | 4\n")
+    run(["sweep", "run", "--config", sweep, "--pack", "2"])
+    alone = tmp_path / "alone"
+    run(options(dataset, alone, **{"dreambooth.train_unet": "attention", "train.max_train_steps": "2", "train.global_batch_size": "2",
+                                   "train.seed": "4", "data.latent_sampling": "once", "validation.steps": "0"}))
+    packed = sorted((tmp_path / "sweep").glob("**/step-00000002/parameters.safetensors"))
+    assert len(packed) == 2
+    assert sha256(alone / "checkpoints/step-00000002/parameters.safetensors") in [sha256(file) for file in packed]
+
+
+def base_weights(component, file):
+    return {name: value.astype(np.float32) for name, value in load_file(BASE / component / file).items()}
+
+
+def test_a_diffusers_folder_holds_trained_and_untouched_parts(dataset, tmp_path):
+    run(options(dataset, tmp_path / "run", **{"dreambooth.train_unet": "attention"}))
+    run(["export", tmp_path / "run", "--format", "diffusers", "--output", tmp_path / "model"])
+    exported = load_file(tmp_path / "model/unet/diffusion_pytorch_model.safetensors")
+    base = base_weights("unet", "diffusion_pytorch_model.safetensors")
+    trained = load_file(tmp_path / f"run/checkpoints/step-{STEPS:08d}/parameters.safetensors")
+    assert set(exported) == set(base)
+    changed = {f"unet.{name}" for name, value in exported.items() if not np.array_equal(value, base[name])}
+    assert changed == set(trained) and all(".attn" in name for name in changed)
+    assert all(np.array_equal(exported[name.removeprefix("unet.")], value) for name, value in trained.items())
+    for file in ("text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"):
+        assert sha256(tmp_path / "model" / file) == sha256(BASE / file)
+
+    run(["sample", "--base", tmp_path / "model", "--prompt", "rocket", "--num_inference_steps", "2", "--output", tmp_path / "x.png"])
+    run(["export", tmp_path / "run", "--format", "diffusers", "--dtype", "fp16", "--output", tmp_path / "half"])
+    half = load_file(tmp_path / "half/unet/diffusion_pytorch_model.safetensors")
+    assert all(np.array_equal(value, exported[name].astype(np.float16)) for name, value in half.items())
+
+
+def test_exports_refuse_another_base_and_other_formats(dataset, tmp_path):
+    run(options(dataset, tmp_path / "run", **{"dreambooth.train_unet": "attention", "train.max_train_steps": "1"}))
+    run(["export", tmp_path / "run", "--format", "diffusers", "--output", tmp_path / "model"])
+    assert "is another" in run(["export", tmp_path / "run", "--format", "diffusers", "--base", tmp_path / "model",
+                                "--output", tmp_path / "again"], code=2)
+    assert "give --base" in run(["export", tmp_path / "run", "--format", "diffusers", "--base", tmp_path / "gone",
+                                 "--output", tmp_path / "again"], code=2)
+    assert "option format" in run(["export", tmp_path / "run", "--format", "kohya", "--output", tmp_path / "again"], code=2)
+    assert "option dtype" in run(["export", tmp_path / "run", "--format", "diffusers", "--dtype", "fp8", "--output", tmp_path / "again"], code=2)
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("settings, expected", [
+    ({"dreambooth.train_unet": "some"}, "option dreambooth.train_unet"),
+    ({"dreambooth.train_unet": "none"}, "neither leaves anything to train"),
+    ({"train.mixed_precision": "bf16"}, "option train.mixed_precision"),
+    ({"dreambooth.prior_loss_weight": "-1"}, "option dreambooth.prior_loss_weight"),
+    ({"dreambooth.text_encoder_learning_rate": "fast"}, "dreambooth.text_encoder_learning_rate"),
+    ({"dreambooth.instance_prompt": "a sks dog", "caption.template": "[filewords]"}, "dreambooth.instance_prompt"),
+    ({"dreambooth.with_prior_preservation": "true"}, "option dreambooth.class_data"),
+    ({"dreambooth.with_prior_preservation": "true", "dreambooth.class_data": "nowhere"}, "dreambooth.class_prompt"),
+])
+def test_bad_options_are_named(dataset, tmp_path, settings, expected):
+    assert expected in run(options(dataset, tmp_path / "run", **settings), code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_images_that_do_not_fit_are_refused(dataset, class_data, reference, tmp_path):
+    few = prior(class_data, **{"dreambooth.num_class_images": "7"})
+    assert "expected at least 7 images" in run(options(dataset, tmp_path / "run", **few), code=2)
+    other = prior(class_data, **{"dreambooth.class_prompt": "rocket"})
+    assert "option dreambooth.class_prompt" in run(options(dataset, tmp_path / "run", **other), code=2)
