@@ -22,7 +22,10 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="one HTML page about a sweep")
     report.add_argument("sweep", type=Path, help="the sweep.output folder")
     report.add_argument("-o", "--output", type=Path, help="the page (default: SWEEP/report.html)")
-    tune_help = "compare each combination of the other options at this option's best level by validation (repeatable; default: optim.learning_rate; none: nothing)"
+    tune_help = (
+        "compare each combination of the other options at this option's best level by validation (repeatable; default: "
+        "optim.learning_rate; none: nothing)"
+    )
     report.add_argument("--tune", action="append", metavar="OPTION", help=tune_help)
     compare = commands.add_parser("compare", help="one HTML page about any runs, showing the options that differ")
     compare.add_argument("runs", type=Path, nargs="+", help="run folders; a sweep's folder stands for its trials")

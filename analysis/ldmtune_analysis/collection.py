@@ -1,7 +1,7 @@
 """Results of many sweeps in one table: an HDF5 file with typed, documented columns, and the same as CSV.
 
-Every trial writes its own files and nothing else, so any number of trainings write at once; collecting reads them, under a
-lock, and replaces the table whole. A trial that is collected again replaces its old row; rows of other sweeps stay.
+Every trial writes its own files and nothing else, so that many trainings write at once; collecting reads them, under
+a lock, and replaces the table whole. A trial that is collected again replaces its old row; rows of other sweeps stay.
 """
 
 from __future__ import annotations

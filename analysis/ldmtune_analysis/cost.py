@@ -1,4 +1,4 @@
-"""What quality costs: seconds, counted operations, parameters; and which configurations nothing beats at their price."""
+"""What quality costs: seconds, counted operations, parameters; and which configurations nothing beats."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from html import escape
 
 from . import html, plots
 
-COSTS = [("seconds", "training time (s)"), ("tflops", "counted TFLOP"), ("trainable_parameters", "trainable parameters")]
+COSTS = [
+    ("seconds", "training time (s)"),
+    ("tflops", "counted TFLOP"),
+    ("trainable_parameters", "trainable parameters"),
+]
 _LISTED = 12
 
 
 def pareto_front(configurations: list, cost: str, loss: str) -> list:
     """Configurations of which none is both cheaper (or as cheap) and better, cheapest first."""
-    known = [
-        one for one in configurations if math.isfinite(one.mean(cost)) and math.isfinite(one.mean(loss))
-    ]
+    known = [one for one in configurations if math.isfinite(one.mean(cost)) and math.isfinite(one.mean(loss))]
     front: list = []
     for one in sorted(known, key=lambda one: (one.mean(cost), one.mean(loss))):
         if not front or one.mean(loss) < front[-1].mean(loss):

@@ -26,9 +26,9 @@ def effect_sections(effects: Effects) -> str:
 def _note(effects: Effects) -> str:
     on = "test" if effects.measured_on == "test" else "validation"
     said = (
-        f"Differences of {on} loss between runs that are alike in all else (other options, seed, data draw), below 0: lower "
-        "loss; 95% intervals over pairs of runs and images together. Claims share one Holm correction: in 95% of studies "
-        "without any true effect not one is made."
+        f"Differences of {on} loss between runs that are alike in all else (other options, seed, data draw), below 0: "
+        "lower loss; 95% intervals over pairs of runs and images together. Claims share one Holm correction: in 95% of "
+        "studies without any true effect not one is made."
     )
     if effects.tuned:
         names = ", ".join(short_name(name) for name in effects.tuned)

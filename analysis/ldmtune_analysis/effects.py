@@ -32,7 +32,7 @@ _MADE_OF = {"depth": {STRUCTURE}, "width": {STRUCTURE}, NORM_KIND: {LAYER_NORM, 
 
 @dataclass(frozen=True)
 class Contrast:
-    """`level` minus `reference` of a factor, in mean loss; of an interaction, the difference of two such differences."""
+    """`level` minus `reference` of a factor, in mean loss; of an interaction, the difference of two such."""
 
     factor: str
     level: str
@@ -152,7 +152,10 @@ class _Table:
         for key, level, loss in zip(keys, levels, self.frame["chosen_by"]):
             cells.setdefault(key, {}).setdefault(level, []).append(loss)
         # One with fewer finished replicates is never taken for the best by luck.
-        best = {key: min(tried, key=lambda level: (-len(tried[level]), np.mean(tried[level]))) for key, tried in cells.items()}
+        best = {
+            key: min(tried, key=lambda level: (-len(tried[level]), np.mean(tried[level])))
+            for key, tried in cells.items()
+        }
         mask = np.array([best[key] == level for key, level in zip(keys, levels)])
         table = copy(self)
         table.options = rest
@@ -275,7 +278,7 @@ def _factor_names(table: _Table) -> list:
 def analyse_effects(sweep, tuned: list | None = None) -> Effects:
     """Main effects of every option that varied, and the interactions of layer norm, depth and data subset.
 
-    tuned: options whose best level by validation stands for each combination of the others (default: the learning rate).
+    tuned: options whose best level by validation stands for each combination (default: the learning rate).
     """
     runs = [run for run in sweep.runs if run.status == "done" and math.isfinite(run.score("heldout_loss"))]
     varied = [name for name in sweep.varied if name not in ("train.seed", "data.subset_seed", "folder")]

@@ -81,7 +81,7 @@ def definition_list(entries) -> str:
 
 
 def table(heads: list, rows: list, css: str = "") -> str:
-    """heads: titles as HTML; a column whose title starts with "<<" is left-aligned. rows: (css class, cells as HTML)."""
+    """heads: titles as HTML; a column whose title starts with "<<" is left-aligned. rows: (class, cells as HTML)."""
     left = [head.startswith("<<") for head in heads]
 
     def line(tag: str, cells: list, kind: str = "") -> str:

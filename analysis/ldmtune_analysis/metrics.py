@@ -1,5 +1,5 @@
-"""Sample metrics of the drawn pictures: colour saturation always; CLIP-T, CLIP-I, DINO and KID where local model folders
-are given (transformers and torchmetrics compute them; nothing is downloaded).
+"""Sample metrics of the drawn pictures: colour saturation always; CLIP-T, CLIP-I, DINO and KID where local model
+folders are given (transformers and torchmetrics compute them; nothing is downloaded).
 
 CLIP-T: cosine of picture and caption. CLIP-I, DINO: cosine of picture and real image. KID: squared polynomial distance
 between the features (DINO's, else CLIP's) of pictures and real images.
@@ -99,7 +99,9 @@ def measure_samples(sweep: Sweep, clip=None, dino=None) -> Path:
     Errors: ValueError if no pictures were drawn; ImportError naming what a metric needs.
     """
     if not sweep.pictures or not sweep.pictures.get("images"):
-        raise ValueError(f"{sweep.folder}: no pictures; sweep with sweep.pictures above 0, or run `ldmtune sweep ... collect`")
+        raise ValueError(
+            f"{sweep.folder}: no pictures; sweep with sweep.pictures above 0, or run `ldmtune sweep ... collect`"
+        )
     models = {"clip": Clip(clip) if clip else None, "dino": Dino(dino) if dino else None}
     images = sweep.pictures["images"]
     captions = [image["caption"] for image in images]

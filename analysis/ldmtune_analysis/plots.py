@@ -204,7 +204,9 @@ def cost_plots(configurations: list, panels: list, loss: str) -> str:
     ranked = configurations[:SERIES]
     for axis, (key, label, front) in zip(axes, panels):
         rest = configurations[SERIES:]
-        axis.plot([c.mean(key) for c in rest], [c.mean(loss) for c in rest], ".", color=_COLOUR["--muted"], markersize=3)
+        axis.plot(
+            [c.mean(key) for c in rest], [c.mean(loss) for c in rest], ".", color=_COLOUR["--muted"], markersize=3
+        )
         axis.plot(
             [c.mean(key) for c in front],
             [c.mean(loss) for c in front],

@@ -66,18 +66,24 @@ def reported_kind(configurations: list) -> str:
 
 
 def _note(configurations: list, pairs: int) -> str:
-    on = "test images" if reported_kind(configurations) == "test" else "validation images (no test images were measured)"
+    on = (
+        "test images" if reported_kind(configurations) == "test" else "validation images (no test images were measured)"
+    )
     note = (
         "In order of held-out loss: mean squared error on validation images at fixed noise and timesteps, the same for "
         "every trial; ± is the standard deviation over replicates. "
         f"Differences are on {on}, paired by image, with 95% intervals over images and replicates together. "
         f"<b>Tied</b>: the difference is not claimed (p ≥ 0.05"
-        + (f" after Holm's correction over all {pairs} pairs, as any of them could have come first)." if pairs > 1 else ").")
+        + (
+            f" after Holm's correction over all {pairs} pairs, as any of them could have come first)."
+            if pairs > 1
+            else ")."
+        )
     )
     if len(configurations) > 1 and all(len(one.runs) == 1 for one in configurations):
         note += (
-            " With one seed a configuration, the intervals cover the luck of which images were held out, not that of the "
-            "seed: <code>sweep.seeds</code> measures it."
+            " With one seed a configuration, the intervals cover the luck of which images were held out, not that of "
+            "the seed: <code>sweep.seeds</code> measures it."
         )
     return note
 

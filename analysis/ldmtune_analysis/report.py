@@ -108,7 +108,11 @@ def _tie_sentence(ranked: list) -> str:
     name = escape(ranked[0].configuration.label)
     if not tied and not better:
         return f"It is clearly ahead of all others ({_joined(worse)}): each paired difference stands after correction."
-    said = f"{_joined(tied)} {'is' if len(tied) == 1 else 'are'} tied with it: no difference can be claimed" if tied else ""
+    said = (
+        f"{_joined(tied)} {'is' if len(tied) == 1 else 'are'} tied with it: no difference can be claimed"
+        if tied
+        else ""
+    )
     if tied:
         said += ", so prefer the smaller or faster." if not worse else "."
     if worse:

@@ -78,7 +78,7 @@ class Run:
 
     @property
     def replicate(self) -> str:
-        """What it shares with its counterparts in other configurations: the seed and the draw of the training subset."""
+        """What it shares with its counterparts in other configurations: the seed and the draw of the subset."""
         return f"{self.seed}" + (f"/{self.subset_seed}" if self.subset_seed else "")
 
     @property
@@ -185,7 +185,14 @@ class Sweep:
         """One row a run: options, status and scores."""
         rows = []
         for run in self.runs:
-            row = {"trial": run.trial, "name": run.name, "status": run.status, **run.options, "seed": run.seed, "subset_seed": run.subset_seed}
+            row = {
+                "trial": run.trial,
+                "name": run.name,
+                "status": run.status,
+                **run.options,
+                "seed": run.seed,
+                "subset_seed": run.subset_seed,
+            }
             scores = {key: value for key, value in run.result.items() if key != "status"}
             rows.append({**row, **scores, "tflops": run.tflops, "reason": run.reason})
         return pd.DataFrame(rows)
@@ -324,6 +331,13 @@ def load_runs(folders) -> Sweep:
 
 def differing_options(configs: list) -> list:
     """Options whose values differ, in the order of the first config, without those that only say where things lie."""
-    hidden = {"output", "train.resume_from_checkpoint", "train.stop_after", "train.trace", "train.trace_steps", *REPLICATES}
+    hidden = {
+        "output",
+        "train.resume_from_checkpoint",
+        "train.stop_after",
+        "train.trace",
+        "train.trace_steps",
+        *REPLICATES,
+    }
     names = dict.fromkeys(name for config in configs for name in config)
     return [name for name in names if name not in hidden and len({config.get(name) for config in configs}) > 1]

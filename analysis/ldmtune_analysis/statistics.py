@@ -2,9 +2,9 @@
 
 A difference is measured as a matrix: rows are replicates (a seed and a draw of the training subset) or pairs of runs,
 columns are images. Both were drawn at random, so both are resampled: rows with replacement and, independently, columns
-with replacement (Owen 2007, "The pigeonhole bootstrap"). The variance of the mean over infinitely many such resamples has
-a closed form, which is what is used here, each part with its small-sample correction n / (n - 1); the interval is then
-Student's with Satterthwaite's degrees of freedom, since percentiles of three resampled seeds would be far too narrow.
+with replacement (Owen 2007, "The pigeonhole bootstrap"). The variance of the mean over infinitely many such resamples
+has a closed form, which is what is used here, each part with its small-sample correction n / (n - 1); the interval is
+then Student's with Satterthwaite's degrees of freedom, since percentiles of three resampled seeds would be far too narrow.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def _from_parts(mean: float, parts: list, images: int, seeds: int, level: float)
 class RunLuck:
     """How much runs of the same options differ: the variance of a run's mean loss, pooled over all configurations.
 
-    Three seeds tell little about their own spread; all configurations together tell what spread to expect, so no difference
-    is trusted more than that allows.
+    Three seeds tell little about their own spread; all configurations together tell what spread to expect, so no
+    difference is trusted more than that allows.
     """
 
     variance: float
@@ -121,8 +121,8 @@ def pooled_luck(cells, replicates, losses) -> RunLuck | None:
 def _row_part(differences: np.ndarray, luck: RunLuck | None, runs: float, groups) -> tuple:
     """Variance of the mean due to rows, and its degrees of freedom.
 
-    The largest of three estimates: rows as they vary, their means by replicate (what one replicate does to several rows),
-    and what the pooled luck of runs makes expect. `runs`: variance of the mean of all rows in units of a run's.
+    The largest of three estimates: rows as they vary, their means by replicate (what one replicate does to several
+    rows), and what the pooled luck of runs makes expect. `runs`: variance of the mean of all rows in units of a run's.
     """
     means = differences.mean(1)
     own = _axis_variance(means)
@@ -135,7 +135,9 @@ def _row_part(differences: np.ndarray, luck: RunLuck | None, runs: float, groups
     return max(own[0], luck.variance * runs), luck.degrees
 
 
-def crossed_interval(differences, level: float = 0.95, luck: RunLuck | None = None, runs: float = 0, groups=None) -> Interval:
+def crossed_interval(
+    differences, level: float = 0.95, luck: RunLuck | None = None, runs: float = 0, groups=None
+) -> Interval:
     """Interval of the mean of a matrix of differences (rows: replicates or pairs of runs; columns: images).
 
     luck, runs, groups: see _row_part; without them the rows speak for themselves.
@@ -152,8 +154,8 @@ def paired_interval(a, b=None, level: float = 0.95, luck: RunLuck | None = None)
     """Interval of mean(a) - mean(b) over images and replicates.
 
     a, b: losses (images,) or (images, replicates), or pandas objects with the images as index (then only images of both
-    count). b is None for an interval of mean(a) itself. Images are paired: the same image with the same noise; replicates
-    are paired where both have the same ones, else each varies on its own. luck: of runs like a's and b's.
+    count). b is None for an interval of mean(a) itself. Images are paired: the same image with the same noise;
+    replicates are paired where both have the same ones, else each varies on its own. luck: of runs like a's and b's.
     """
     shared = _same_replicates(a, b)
     a, b = _aligned(a, b)
@@ -172,8 +174,8 @@ def paired_interval(a, b=None, level: float = 0.95, luck: RunLuck | None = None)
 def holm(p_values, family: int | None = None) -> list:
     """Holm's adjusted p-values: below 0.05 they are claims of which, in 95% of studies, not one is false.
 
-    `family` is the number of hypotheses where more were open than these (the best of k is compared with k - 1 others, but
-    which one is best was not known before: k (k - 1) / 2). NaN stays NaN.
+    `family` is the number of hypotheses where more were open than these (the best of k is compared with k - 1 others,
+    but which one is best was not known before: k (k - 1) / 2). NaN stays NaN.
     """
     values = np.asarray(list(p_values), dtype=float)
     known = np.flatnonzero(np.isfinite(values))

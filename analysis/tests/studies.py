@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from ldmtune_analysis.runs import Run, Sweep
 
@@ -17,14 +16,16 @@ OPTIONS = {
 }
 
 
-def make_study(rng, effect=None, options=None, replicates: int = 3, images: int = 16, noise: float = 0.004, conditions=None):
+def make_study(
+    rng, effect=None, options=None, replicates: int = 3, images: int = 16, noise: float = 0.004, conditions=None
+):
     """effect(options) is added to the loss. Luck: of an image (shared by all runs), of a replicate (shared by all
     configurations), of a run (shared by its images) and of each measurement."""
     options = options or OPTIONS
     of_image = {kind: rng.uniform(0.1, 0.3, size=images) for kind in ("heldout", "test")}
     of_replicate = noise * rng.normal(size=replicates)
     runs = []
-    for number, values in enumerate(product(*options.values())):
+    for values in product(*options.values()):
         chosen = dict(zip(options, values))
         for replicate in range(replicates):
             luck = of_replicate[replicate] + noise * rng.normal() + (effect(chosen) if effect else 0.0)
@@ -46,6 +47,8 @@ def _run(number: int, options: dict, seed: int, losses: dict) -> Run:
         "seconds": 10.0 + number,
         "trainable_parameters": 1000.0,
     }
-    run = Run(f"{number:03d}", Path("."), "done", options, seed, result, {}, trial=number, planned={"subset_seed": seed})
+    run = Run(
+        f"{number:03d}", Path("."), "done", options, seed, result, {}, trial=number, planned={"subset_seed": seed}
+    )
     run.__dict__["_losses"] = losses  # what the cached property would read from validation_images.csv
     return run

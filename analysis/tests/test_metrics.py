@@ -28,13 +28,21 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    vocabulary = {word: i for i, word in enumerate([*letters, *(c + "</w>" for c in letters), ",</w>", "<start>", "<end>"])}
+    vocabulary = {
+        word: i for i, word in enumerate([*letters, *(c + "</w>" for c in letters), ",</w>", "<start>", "<end>"])
+    }
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     special = {"bos_token": "<start>", "eos_token": "<end>", "unk_token": "<end>", "pad_token": "<end>"}
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), **special)
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, "vocab_size": len(vocabulary), "max_position_embeddings": 40, "bos_token_id": 53, "eos_token_id": 54}
+    text = {
+        **size,
+        "vocab_size": len(vocabulary),
+        "max_position_embeddings": 40,
+        "bos_token_id": 53,
+        "eos_token_id": 54,
+    }
     config = CLIPConfig(text_config=text, vision_config={**size, "image_size": 32, "patch_size": 8}, projection_dim=8)
     crop = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     tokenizer.model_max_length = 40

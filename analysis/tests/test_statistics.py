@@ -85,7 +85,9 @@ def test_the_variance_is_that_of_resampling_rows_and_columns():
     """The closed form against 20,000 resamples of replicates and images (each part carries n / (n - 1))."""
     rng = np.random.default_rng(6)
     rows, images = 12, 20
-    losses = 0.3 * rng.normal(size=(rows, 1)) + 0.2 * rng.normal(size=(1, images)) + 0.02 * rng.normal(size=(rows, images))
+    losses = (
+        0.3 * rng.normal(size=(rows, 1)) + 0.2 * rng.normal(size=(1, images)) + 0.02 * rng.normal(size=(rows, images))
+    )
     row_weights = rng.multinomial(rows, np.full(rows, 1 / rows), size=20_000) / rows
     image_weights = rng.multinomial(images, np.full(images, 1 / images), size=20_000) / images
     resampled = ((row_weights @ losses) * image_weights).sum(1)
