@@ -37,6 +37,8 @@ struct LoraSite {
 
 /// Every weight of the base's UNet and text encoders with two dimensions or more, by component and name.
 std::vector<LoraSite> lora_sites(const model::BaseModel& base);
+/// The same from the headers of a base folder's weight files, without reading weights. Errors: InputError naming a file.
+std::vector<LoraSite> lora_sites(const std::filesystem::path& base_folder);
 
 /// One layer's factors.
 struct LoraModule {
@@ -56,7 +58,7 @@ class Lora final : public Adapter {
   explicit Lora(std::vector<LoraModule> modules) : modules_(std::move(modules)) {}
   /// The layers that config's targets name, all with its rank and alpha. Errors: InputError naming the option: a rank
   /// below 1, an alpha that is negative or not finite, a target that no layer of this base has, no target at all.
-  static Lora from_config(const LoraConfig& config, const model::BaseModel& base);
+  static Lora from_config(const LoraConfig& config, const std::vector<LoraSite>& sites);
 
   const std::vector<LoraModule>& modules() const { return modules_; }
   std::vector<optim::ParameterSpec> parameters() const override;

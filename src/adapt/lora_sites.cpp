@@ -2,20 +2,32 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <sstream>
+#include <utility>
 
 #include "adapt/lora.h"
 #include "core/error.h"
+#include "store/safetensors.h"
 
 namespace ldmtune::adapt {
 
 namespace {
 
-void add_sites(const std::string& component, const store::TensorMap& parameters, std::vector<LoraSite>& sites) {
+void add_site(const std::string& component, const std::string& key, std::vector<std::int64_t> shape,
+              std::vector<LoraSite>& sites) {
   const std::string suffix = ".weight";
-  for (const auto& [key, tensor] : parameters)
-    if (tensor.dim() >= 2 && key.ends_with(suffix))
-      sites.push_back({component, key.substr(0, key.size() - suffix.size()), tensor.sizes().vec()});
+  if (shape.size() >= 2 && key.ends_with(suffix))
+    sites.push_back({component, key.substr(0, key.size() - suffix.size()), std::move(shape)});
+}
+
+void add_sites(const std::string& component, const store::TensorMap& parameters, std::vector<LoraSite>& sites) {
+  for (const auto& [key, tensor] : parameters) add_site(component, key, tensor.sizes().vec(), sites);
+}
+
+/// transformers 5 leaves the text encoder's prefix out.
+std::string published_key(const std::string& component, const std::string& key) {
+  return component != "unet" && key.starts_with("encoder.") ? "text_model." + key : key;
 }
 
 std::vector<std::string> list_of(const std::string& text) {
@@ -81,14 +93,29 @@ std::vector<LoraSite> lora_sites(const model::BaseModel& base) {
   return sites;
 }
 
-Lora Lora::from_config(const LoraConfig& config, const model::BaseModel& base) {
+std::vector<LoraSite> lora_sites(const std::filesystem::path& base_folder) {
+  std::vector<LoraSite> sites;
+  for (const std::string component : {"unet", "text_encoder", "text_encoder_2"}) {
+    std::map<std::string, std::vector<std::int64_t>> shapes;  // shards and variants together
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator(base_folder / component, none)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      for (const store::TensorInfo& tensor : store::read_safetensors_header(entry.path()))
+        shapes[published_key(component, tensor.name)] = tensor.shape;
+    }
+    for (const auto& [key, shape] : shapes) add_site(component, key, shape, sites);
+  }
+  return sites;
+}
+
+Lora Lora::from_config(const LoraConfig& config, const std::vector<LoraSite>& sites) {
   constexpr std::int64_t kMaxRank = 4096;
   if (config.rank < 1 || config.rank > kMaxRank)
     fail_input("option lora.rank: expected 1 to ", kMaxRank, ", found ", config.rank);
   if (!std::isfinite(config.alpha) || config.alpha < 0)
     fail_input("option lora.alpha: expected a number above 0 (0: as lora.rank), found ", config.alpha);
   std::vector<LoraSite> unet, text;
-  for (const LoraSite& site : lora_sites(base))
+  for (const LoraSite& site : sites)
     if (site.has_hook()) (site.component == "unet" ? unet : text).push_back(site);
   std::vector<LoraModule> modules;
   select(unet, "lora.target_modules", config.target_modules, config, modules);

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "adapt/hypernetwork.h"
+#include "adapt/lora_file.h"
+#include "adapt/merge.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "data/captions.h"
@@ -61,7 +63,7 @@ json prompt_settings(const CaptionConfig& caption) {
 }
 
 bool same_ground(const TrainConfig& a, const TrainConfig& b) {
-  return a.base == b.base && a.variant == b.variant && a.data == b.data;
+  return a.base == b.base && a.base_merge == b.base_merge && a.variant == b.variant && a.data == b.data;
 }
 
 std::vector<const ResultRow*> drawable_rows(const std::vector<ResultRow>& rows, bool warn) {
@@ -145,7 +147,8 @@ class Painter {
       : config_(config), dataset_(dataset), device_(device), images_(image_folder(config)) {}
 
   void start(const Column& column) {
-    network_ = {};
+    adapter_.reset();
+    arena_.reset();
     prompts_.reset();
     caption_ = column.row == nullptr ? config_.caption : column.row->trial->config.caption;
     column_ = column;
@@ -167,10 +170,9 @@ class Painter {
  private:
   const model::BaseModel& base() {
     if (!base_) {
-      model::BaseModelOptions options;
-      options.variant = config_.variant;
-      options.device = device_;
+      const auto options = model::options_of(config_.base_options, config_.variant, device_);
       base_ = std::make_unique<model::BaseModel>(model::load_base_model(config_.base, options));
+      adapt::merge_into(*base_, config_.base_merge);
     }
     return *base_;
   }
@@ -188,13 +190,25 @@ class Painter {
     request.num_inference_steps = config_.sample.num_inference_steps;
     request.guidance_scale = config_.sample.guidance_scale;
     request.sampler = config_.sample.sampler;
-    return pipeline::generate(base(), *prompts_, request, hooks()).image;
+    const pipeline::HooksFactory adapted = hooks();
+    request.hooks_in_text_encoder = adapter_ && adapter_->trains_text_encoder();
+    return pipeline::generate(base(), *prompts_, request, adapted).image;
   }
 
   pipeline::HooksFactory hooks() {
     if (column_.row == nullptr) return nullptr;
-    if (!network_.network) network_ = adapt::read_hypernetwork(export_file(*column_.row), device_);
-    return [this](std::int64_t) { return network_.network->hooks(*network_.arena, adapt::ForwardContext{}); };
+    if (!adapter_) read_adapter(export_file(*column_.row), column_.row->trial->config.method);
+    return [this](std::int64_t) { return adapter_->hooks(*arena_, adapt::ForwardContext{}); };
+  }
+
+  void read_adapter(const fs::path& file, const std::string& method) {
+    if (method == "lora") {
+      adapt::LoraFile read = adapt::read_lora(file, adapt::lora_sites(base()), device_);
+      adapter_ = std::move(read.lora), arena_ = std::move(read.arena);
+    } else {
+      adapt::HypernetworkFile read = adapt::read_hypernetwork(file, device_);
+      adapter_ = std::move(read.network), arena_ = std::move(read.arena);
+    }
   }
 
   const TrainConfig& config_;
@@ -203,7 +217,8 @@ class Painter {
   fs::path images_;
   std::unique_ptr<model::BaseModel> base_;
   std::unique_ptr<pipeline::PromptEncoder> prompts_;
-  adapt::HypernetworkFile network_;
+  std::unique_ptr<adapt::Adapter> adapter_;  ///< of the column's trial
+  std::unique_ptr<optim::Arena> arena_;
   CaptionConfig caption_;
   Column column_;
 };

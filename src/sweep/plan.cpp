@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "adapt/dreambooth.h"
 #include "adapt/hypernetwork.h"
+#include "adapt/lora.h"
 #include "core/error.h"
 #include "data/latent_dataset.h"
 #include "data/sample_stream.h"
@@ -110,6 +112,21 @@ class Costs {
   std::map<std::string, Ground> grounds_;
 };
 
+/// From the base's configuration and headers alone.
+std::vector<optim::ParameterSpec> parameters_of(const TrainConfig& config) {
+  if (config.method == "hypernetwork") {
+    const auto widths = base_context_widths(config.base);
+    return adapt::Hypernetwork(adapt::HypernetworkSpec::from_config(config.hypernetwork, widths)).parameters();
+  }
+  if (config.method == "lora") {
+    return adapt::Lora::from_config(config.lora, adapt::lora_sites(config.base)).parameters();
+  }
+  if (config.method == "dreambooth") {
+    return adapt::dreambooth_parameters(config.dreambooth, config.caption.clip_skip, config.base);
+  }
+  fail_input("option method: expected hypernetwork, lora or dreambooth, found '", config.method, "'");
+}
+
 /// Characters of UTF-8 text.
 std::size_t columns_of(const std::string& text) {
   return static_cast<std::size_t>(
@@ -165,13 +182,8 @@ std::set<std::int64_t> base_context_widths(const std::filesystem::path& base) {
 }
 
 std::int64_t trainable_parameters(const TrainConfig& config) {
-  if (config.method != "hypernetwork") {
-    fail_input("option method: expected hypernetwork, found '", config.method, "'");
-  }
-  const adapt::Hypernetwork network(
-      adapt::HypernetworkSpec::from_config(config.hypernetwork, base_context_widths(config.base)));
   std::int64_t total = 0;
-  for (const optim::ParameterSpec& parameter : network.parameters()) {
+  for (const optim::ParameterSpec& parameter : parameters_of(config)) {
     std::int64_t elements = 1;
     for (const std::int64_t extent : parameter.shape) elements *= extent;
     total += elements;

@@ -50,7 +50,9 @@ std::unique_ptr<adapt::Adapter> make_adapter(const TrainConfig& config, const mo
     return std::make_unique<adapt::Hypernetwork>(
         adapt::HypernetworkSpec::from_config(config.hypernetwork, base.unet->context_widths()));
   }
-  if (config.method == "lora") return std::make_unique<adapt::Lora>(adapt::Lora::from_config(config.lora, adapt::lora_sites(base)));
+  if (config.method == "lora") {
+    return std::make_unique<adapt::Lora>(adapt::Lora::from_config(config.lora, adapt::lora_sites(base)));
+  }
   if (config.method == "textual_inversion") {
     return std::make_unique<adapt::TextualInversion>(adapt::make_placeholders(config.textual_inversion, base));
   }

@@ -79,7 +79,7 @@ void rewrite(const std::vector<std::string>& words) {
 
 void create(const std::vector<std::string>& words) {
   const LoraConfig config{std::stoll(words[3]), std::stod(words[4]), words[5], words[6]};
-  const Lora lora = Lora::from_config(config, load(words[1]));
+  const Lora lora = Lora::from_config(config, lora_sites(load(words[1])));
   const optim::Arena arena(lora.parameters());
   lora.initialize(arena, std::stoull(words[7]));
   lora.export_file(arena, words[2], {"created", 17, "abc123", "the base"});
