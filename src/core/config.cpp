@@ -208,15 +208,26 @@ void declare_sample(OptionTable& t, SampleConfig& c) {
 
 }  // namespace
 
+void declare(OptionTable& t, BaseConfig& c) {
+  t.add("base.tokenizer", c.tokenizer, "",
+        "For a base in one file: folder with vocab.json and merges.txt, or a base of the same family in the diffusers "
+        "layout");
+  t.add("base.vae", c.vae, "", "Another VAE than the base's own: a .safetensors or .ckpt file, or a folder");
+  t.add("base.prediction_type", c.prediction_type, "",
+        "epsilon | v_prediction, where the base does not say it or says it wrongly (empty: as the base says)");
+}
+
 void declare(OptionTable& t, TrainConfig& c) {
   t.add("method", c.method, "", "What trains: hypernetwork | lora | textual_inversion | dreambooth");
-  t.add("base", c.base, "", "Base model, a folder in the diffusers layout");
+  t.add("base", c.base, "",
+        "Base model: a folder in the diffusers layout, or a .safetensors or .ckpt file in the LDM layout");
   t.add("variant", c.variant, "", "Weight files' variant, e.g. fp16");
   t.add("data", c.data, "", "Dataset folder written by ldmtune prepare");
   t.add("output", c.output, "", "Run folder");
   t.add(
       "base.merge", c.base_merge, "",
       "LoRA files added to the base's weights at load, with their strength: style.safetensors:0.8, other.safetensors");
+  declare(t, c.base_options);
   declare_data(t, c.data_options);
   declare_train(t, c.train);
   declare_optim(t, c.optim);
@@ -232,7 +243,9 @@ void declare(OptionTable& t, TrainConfig& c) {
 }
 
 void declare(OptionTable& t, PrepareConfig& c) {
-  t.add("base", c.base, "", "Base model whose VAE encodes, a folder in the diffusers layout");
+  t.add("base", c.base, "",
+        "Base model whose VAE encodes: a folder in the diffusers layout, or a file in the LDM layout");
+  declare(t, c.base_options);
   t.add("variant", c.variant, "", "Weight files' variant, e.g. fp16");
   t.add("images", c.images, "",
         "Folder of PNG, JPEG or WebP images with metadata.jsonl, or NAME.txt / NAME.caption beside each");
@@ -248,6 +261,9 @@ void declare(OptionTable& t, PrepareConfig& c) {
   t.add("batch_size", c.batch_size, "images", "Images that go through the VAE together");
   t.add("images_per_part", c.images_per_part, "images", "Images of one HDF5 part");
   t.add("known_only", c.known_only, "", "Only images whose metadata says \"known\": true");
+  t.add("mask", c.mask, "",
+        "Masks for loss.masked: none | alpha (the images' own) | files (NAME.mask.png beside NAME, or masks/NAME.png; "
+        "white counts)");
 }
 
 }  // namespace ldmtune

@@ -152,11 +152,20 @@ struct SampleConfig {
   std::string sampler = "ddim";
 };
 
+/// What a base is made of besides its folder or file.
+struct BaseConfig {
+  std::filesystem::path tokenizer;
+  std::filesystem::path vae;
+  std::string prediction_type;
+};
+void declare(OptionTable& table, BaseConfig& config);
+
 /// What `train` reads.
 struct TrainConfig {
   std::string method = "hypernetwork";
   std::filesystem::path base;
   std::string base_merge;
+  BaseConfig base_options;
   std::string variant;
   std::filesystem::path data;
   std::filesystem::path output;
@@ -181,6 +190,7 @@ void apply_method_defaults(OptionTable& table, const TrainConfig& config);
 /// What `prepare` reads.
 struct PrepareConfig {
   std::filesystem::path base;
+  BaseConfig base_options;
   std::string variant;
   std::filesystem::path images;
   std::filesystem::path output;
@@ -193,6 +203,7 @@ struct PrepareConfig {
   std::int64_t batch_size = 4;
   std::int64_t images_per_part = 4096;
   bool known_only = false;
+  std::string mask = "none";
 };
 void declare(OptionTable& table, PrepareConfig& config);
 

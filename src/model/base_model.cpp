@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "model/base_files.h"
+#include "model/ldm_file.h"
 #include "store/files.h"
 
 namespace ldmtune::model {
@@ -56,6 +57,16 @@ void load_text(const BaseModelOptions& options, const BaseFiles& files, BaseMode
   base.force_zeros_for_empty_prompt = files.model_index.value("force_zeros_for_empty_prompt", true);
 }
 
+/// What the single-file formats are called; other files are not bases.
+bool is_checkpoint_name(const fs::path& path) {
+  return path.extension() == ".safetensors" || path.extension() == ".ckpt" || path.extension() == ".pt";
+}
+
+Component vae_of(const BaseModelOptions& options, const BaseFiles& files) {
+  if (options.vae_path.empty()) return files.read("vae");
+  return read_vae(options.vae_path, files.read("vae").config, options.variant);
+}
+
 /// SDXL's VAE overflows in fp16.
 at::ScalarType vae_dtype(const BaseModelOptions& options, const BaseFiles& files) {
   return files.two_text_encoders && options.dtype == at::kHalf ? at::kFloat : options.dtype;
@@ -102,14 +113,33 @@ std::string hash_of(const BaseModel& base) {
 
 }  // namespace
 
-BaseModel load_base_model(const fs::path& folder, const BaseModelOptions& options) {
-  const BaseFiles files = open_base_folder(folder, options);
+BaseModelOptions options_of(const BaseConfig& config, const std::string& variant, at::Device device) {
+  BaseModelOptions options;
+  options.variant = variant;
+  options.device = device;
+  options.tokenizer = config.tokenizer;
+  options.vae_path = config.vae;
+  options.prediction_type = config.prediction_type;
+  return options;
+}
+
+BaseModel load_base_model(const fs::path& path, const BaseModelOptions& options) {
+  if (!options.prediction_type.empty() && options.prediction_type != "epsilon" &&
+      options.prediction_type != "v_prediction") {
+    fail_input("option base.prediction_type: expected epsilon or v_prediction, found '", options.prediction_type, "'");
+  }
+  std::error_code ignored;
+  const bool is_file = fs::is_regular_file(path, ignored) && is_checkpoint_name(path);
+  const BaseFiles files = is_file ? open_single_file(path, options) : open_base_folder(path, options);
   BaseModel base;
-  base.folder = folder;
+  base.folder = path;
   base.scheduler_config = files.scheduler_config;
+  if (options.unet && !options.prediction_type.empty()) {
+    base.scheduler_config["prediction_type"] = options.prediction_type;
+  }
   if (options.text) load_text(options, files, base);
   if (options.vae) {
-    base.vae = load_network<AutoencoderKL>(options, vae_dtype(options, files), files.read("vae"), base.vae_sha256);
+    base.vae = load_network<AutoencoderKL>(options, vae_dtype(options, files), vae_of(options, files), base.vae_sha256);
   }
   if (options.unet) {
     base.unet = load_network<UNet2DConditionModel>(options, options.dtype, files.read("unet"), base.unet_sha256);

@@ -1,11 +1,13 @@
 #pragma once
-// A base model (SD 1, SD 2 or SDXL) from a folder in the diffusers layout. No network is ever touched.
+// A base model (SD 1, SD 2 or SDXL) from a folder in the diffusers layout or a single file in
+// the original LDM layout. No network is ever touched.
 
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "core/config.h"
 #include "model/autoencoder_kl.h"
 #include "model/clip_text_encoder.h"
 #include "model/clip_tokenizer.h"
@@ -18,8 +20,14 @@ struct BaseModelOptions {
                         ///< only that is there
   at::ScalarType dtype = at::kFloat;  ///< of the networks; SDXL's VAE, which overflows in fp16, stays in fp32 then
   at::Device device = at::kCPU;
+  std::filesystem::path tokenizer = {};       ///< for a single file: the tokenizer's folder, or a base's
+  std::filesystem::path vae_path = {};        ///< another VAE than the base's: file or folder
+  std::string prediction_type = {};           ///< epsilon or v_prediction instead of what the base says
   bool vae = true, unet = true, text = true;  ///< which components to load
 };
+
+/// Options of a base that a configuration names.
+BaseModelOptions options_of(const BaseConfig& config, const std::string& variant, at::Device device = at::kCPU);
 
 struct BaseModel {
   std::filesystem::path folder;
@@ -45,6 +53,6 @@ struct BaseModel {
 
 /// Errors: InputError naming the missing folder, file or key, or what the base is where it is not a UNet model (SD 3,
 /// Flux ...).
-BaseModel load_base_model(const std::filesystem::path& folder, const BaseModelOptions& options = {});
+BaseModel load_base_model(const std::filesystem::path& base, const BaseModelOptions& options = {});
 
 }  // namespace ldmtune::model

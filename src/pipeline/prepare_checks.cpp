@@ -9,6 +9,7 @@
 #include "pipeline/collective.h"
 #include "pipeline/dataset_writer.h"
 #include "pipeline/device.h"
+#include "pipeline/masks.h"
 
 namespace ldmtune::pipeline {
 namespace {
@@ -38,7 +39,7 @@ std::vector<data::ImageEntry> checked_entries(const PrepareConfig& config, comm:
   run_together(comm, [&] {
     check_options(config);
     if (comm.rank() == 0) PartialFolder::expect_free(config.output);
-    entries = data::list_images(config.images);
+    entries = without_masks(data::list_images(config.images));
     if (entries.empty()) fail_input(config.images.string(), ": no images (png, jpg, jpeg, webp) in this folder");
     for (const data::ImageEntry& entry : entries) {
       if (entry.text.find_first_not_of(" \t\r\n") != std::string::npos) continue;
@@ -46,6 +47,7 @@ std::vector<data::ImageEntry> checked_entries(const PrepareConfig& config, comm:
                  ": caption missing; give it one in metadata.jsonl, in a .txt or .caption file beside it, "
                  "or in its file name");
     }
+    check_masks(entries, parse_mask_source(config.mask));
   });
   return entries;
 }
@@ -65,7 +67,7 @@ PrepareBase load_prepare_base(const PrepareConfig& config, comm::Communicator& c
   PrepareBase result;
   // Rank 0 alone reads the whole base, for its hash and its native size; the others need the VAE.
   const std::string facts = root_gives(comm, [&] {
-    model::BaseModel base = model::load_base_model(config.base, {.variant = config.variant});
+    model::BaseModel base = model::load_base_model(config.base, model::options_of(config.base_options, config.variant));
     const std::int64_t factor = base.vae->downscale_factor();
     const std::int64_t resolution = config.resolution ? config.resolution : base.unet->sample_size() * factor;
     if (resolution % factor != 0) {
@@ -75,8 +77,9 @@ PrepareBase load_prepare_base(const PrepareConfig& config, comm::Communicator& c
     return nlohmann::json{{"base", base.sha256}, {"vae", base.vae_sha256}, {"resolution", resolution}}.dump();
   });
   run_together(comm, [&] {
-    const model::BaseModelOptions options{
-        .variant = config.variant, .device = choose_device("auto", comm), .unet = false, .text = false};
+    model::BaseModelOptions options =
+        model::options_of(config.base_options, config.variant, choose_device("auto", comm));
+    options.unet = options.text = false;
     result.vae = std::move(model::load_base_model(config.base, options).vae);
   });
   const auto parsed = nlohmann::json::parse(facts);

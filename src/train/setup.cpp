@@ -118,9 +118,7 @@ TrainConfig checked_config(const TrainConfig& config, int ranks) {
 namespace {
 
 model::BaseModel load_unmerged_base(const TrainConfig& config, at::Device device) {
-  model::BaseModelOptions options;
-  options.variant = config.variant;
-  options.device = device;
+  model::BaseModelOptions options = model::options_of(config.base_options, config.variant, device);
   if (config.train.mixed_precision == "no") return model::load_base_model(config.base, options);
   // The autoencoder draws previews; in bf16 it would band, in fp16 overflow.
   options.unet = options.text = false;
