@@ -45,6 +45,9 @@ choose_file_locking() {  # choose_file_locking FOLDER...
 # was asked to stop, it was still starting or already ending, or too slow, and goes on from the checkpoint before.
 goes_on_later() { [ "$1" -eq 85 ] || { [ "$1" -ge 128 ] && [ "$supervise_signals" -gt 0 ]; }; }
 
+# Whether what the job was to do is done, by its files; asked where the launcher says 0. element.sbatch looks.
+work_is_done() { true; }
+
 # Requeues this job, away from NODES if given.
 requeue() {  # requeue WHY [NODES]
   say "$1: requeueing job $SLURM_JOB_ID"
@@ -61,7 +64,7 @@ run_or_requeue() {  # run_or_requeue LAUNCHER... -- ARGUMENT...
   while [ "$1" != -- ]; do launcher+=("$1"); shift; done
   shift
   say "$(date '+%F %T') job $SLURM_JOB_ID, start $restarts, $SLURM_NTASKS rank(s) on $SLURM_JOB_NODELIST: ${launcher[*]} ldmtune $*"
-  # srun says 0 where a node refused to launch the step. The first rank, on this node, removes the file.
+  # srun says 0 where a node refused to launch the step, or died. The first rank, on this node, removes the file.
   unstarted="$(mktemp)"
   # shellcheck disable=SC2016
   supervise "${launcher[@]}" sh -c 'rm -f "$0"; exec "$@"' "$unstarted" "${ldmtune[@]}" "$@" || code=$?
@@ -71,9 +74,11 @@ run_or_requeue() {  # run_or_requeue LAUNCHER... -- ARGUMENT...
       requeue interrupted
     elif [ "$code" -eq 0 ] && [ -e "$unstarted" ]; then
       requeue "no rank was started" "$SLURM_JOB_NODELIST"
+    elif [ "$code" -eq 0 ] && ! work_is_done; then
+      requeue "the launcher says 0, but the work is not done"
     fi
   fi
-  if [ "$code" -eq 0 ] && [ -e "$unstarted" ]; then code=1; fi
+  if [ "$code" -eq 0 ] && { [ -e "$unstarted" ] || ! work_is_done; }; then code=1; fi
   rm -f "$unstarted"
   return "$code"
 }

@@ -87,11 +87,8 @@ class Cluster:
             self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
 
     def cut_off(self, node):
-        """Ends the node's slurmd alone and tells Slurm that the node is down; what ran there runs on."""
-        for line in (self.folder / "daemons").read_text().splitlines():
-            name, pid, _ = line.split()
-            if name == f"slurmd.{node}":
-                subprocess.run(["kill", "-KILL", pid], check=False, stderr=subprocess.DEVNULL)
+        """As a lost network: Slurm takes the node for down, what trains there trains on."""
+        subprocess.run([SCRIPT, "cut_off", self.folder, node], check=True)
         self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=unreachable")
 
     def start_node(self, node):

@@ -4,6 +4,7 @@
 #   tests/slurm/local_slurm.sh start [FOLDER]        prints its folder (a fresh temporary one if none is named)
 #   . FOLDER/env.sh                                  what sbatch, squeue, srun and mpirun need
 #   tests/slurm/local_slurm.sh kill_node FOLDER n2   as a power cut: slurmd and every process of a job there, SIGKILL
+#   tests/slurm/local_slurm.sh cut_off FOLDER n2     as a lost network: Slurm's processes there stand still, ldmtune's run on
 #   tests/slurm/local_slurm.sh start_node FOLDER n2
 #   tests/slurm/local_slurm.sh status FOLDER
 #   tests/slurm/local_slurm.sh stop FOLDER           cancels its jobs, ends its daemons; the folder stays
@@ -226,11 +227,20 @@ stop() {
   for pid in $(processes_with "SLURM_CONF=$folder/slurm.conf" 'SLURM_JOB_ID=[0-9]*'); do kill -KILL "$pid" 2>/dev/null || true; done
 }
 
+processes_of_node() { processes_with "SLURM_CONF=$folder/slurm.conf" "SLURMD_NODENAME=$1"; }
+
 kill_node() {
   local pids
   for _ in 1 2; do  # again for what was born meanwhile
-    mapfile -t pids < <(processes_with "SLURM_CONF=$folder/slurm.conf" "SLURMD_NODENAME=$1")
+    mapfile -t pids < <(processes_of_node "$1")
     [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2>/dev/null || true
+  done
+}
+
+cut_off() {
+  local pid
+  for pid in $(processes_of_node "$1"); do
+    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = ldmtune ] || kill -STOP "$pid" 2>/dev/null || true
   done
 }
 
@@ -238,7 +248,7 @@ command="${1:-}"
 folder="${2:-}"
 case "$command" in
   start) folder="${folder:-$(mktemp -d -t local_slurm.XXXXXX)}" ;;
-  stop | remove | status | kill_node | start_node | watch)
+  stop | remove | status | kill_node | cut_off | start_node | watch)
     [ -e "$folder/slurm.conf" ] || die "$command: expected the folder of a local Slurm, found '$folder'"
     folder="$(cd "$folder" && pwd -P)"
     ;;
@@ -250,6 +260,7 @@ case "$command" in
   remove) stop; rm -rf "$folder" ;;
   status) each_daemon echo; SLURM_CONF="$folder/slurm.conf" timeout 10 sinfo --Node --format '%N %P %T %C' ;;
   kill_node) kill_node "${3:?kill_node FOLDER NODE}" ;;
+  cut_off) cut_off "${3:?cut_off FOLDER NODE}" ;;
   start_node) start_slurmd "${3:?start_node FOLDER NODE}" ;;
   watch) watch "${3:?watch FOLDER PID}" ;;
 esac
