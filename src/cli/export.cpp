@@ -7,8 +7,8 @@
 #include "adapt/hypernetwork.h"
 #include "cli/commands.h"
 #include "cli/export_embedding.h"
-#include "cli/export_model.h"
 #include "cli/export_lora.h"
+#include "cli/export_model.h"
 #include "core/config.h"
 #include "core/log.h"
 #include "pipeline/collective.h"
@@ -22,15 +22,19 @@ namespace {
 constexpr const char* kIntroduction =
     "Usage: ldmtune export CHECKPOINT --format FORMAT --output FILE\n\n"
     "Writes what a checkpoint trained as a file for another program. CHECKPOINT is a folder such as\n"
-    "RUN/checkpoints/step-00000500, or a run folder (its newest checkpoint is taken).\n\n"
+    "RUN/checkpoints/step-00000500, or a run folder (its newest checkpoint is taken); or a hypernetwork's file.\n\n"
     "  ldmtune export runs/pencil/checkpoints/step-00000400 --format a1111 --output pencil.pt\n"
     "  ldmtune export runs/zorp --format diffusers --output learned_embeds.safetensors\n"
-    "  ldmtune export runs/subject --format diffusers --output subject-model\n\nOptions [default]:\n";
+    "  ldmtune export runs/subject --format diffusers --output subject-model\n"
+    "  ldmtune export models/my-base --format ldm --dtype fp16 --output my-base.safetensors\n"
+    "  ldmtune export my-base.safetensors --format diffusers --base.tokenizer models/my-base --output my-base\n\n"
+    "Options [default]:\n";
 
 struct ExportOptions {
   std::string format = "a1111";
   std::string name;
   std::string token;
+  bool inference = false;
   std::filesystem::path base;
   std::string dtype = "fp32";
   std::filesystem::path output;
@@ -38,10 +42,13 @@ struct ExportOptions {
 
 void declare(OptionTable& t, ExportOptions& o) {
   t.add("format", o.format, "",
-        "Hypernetworks: a1111, a .pt for AUTOMATIC1111's web UI and for ComfyUI. Embeddings: a1111 (.pt), diffusers "
+        "Hypernetworks: a1111, a .pt for AUTOMATIC1111's web UI and for ComfyUI, or a .safetensors. Embeddings: a1111 "
+        "(.pt), diffusers "
         "(.safetensors) or kohya (.pt, .safetensors). LoRAs: diffusers or kohya (.safetensors)");
   t.add("output", o.output, "", "File to write; one that is there is not written over");
   t.add("name", o.name, "", "Name of a hypernetwork or LoRA that the web UI shows (empty: the one trained under)");
+  t.add("inference", o.inference, "",
+        "Hypernetworks: leave dropout out, which ComfyUI would keep active; layers are numbered anew");
   t.add("base", o.base, "", "Dreambooth: where the base lies that was trained on (empty: where it lay then)");
   t.add("dtype", o.dtype, "", "Dreambooth: type of the weights, fp32 | fp16 | bf16");
   t.add("token", o.token, "", "Of several words of a textual inversion, the one to write (empty: all)");
@@ -96,15 +103,31 @@ adapt::HypernetworkSpec spec_of(const train::CheckpointState& state, const std::
   return adapt::HypernetworkSpec::from_config(config.hypernetwork, widths);
 }
 
-void export_hypernetwork(const train::CheckpointState& state, const store::TensorMap& parameters,
-                         const std::filesystem::path& checkpoint, const ExportOptions& options) {
-  const std::filesystem::path file = checkpoint / "parameters.safetensors";
+void check_hypernetwork_options(const ExportOptions& options) {
   if (options.format != "a1111") {
     fail_input("option format: expected a1111 (for hypernetworks the one there is), found \"", options.format, "\"");
   }
-  if (options.output.extension() != ".pt") {
-    fail_input("option output: expected a file name ending in .pt, found ", options.output.string());
+  const std::string extension = options.output.extension().string();
+  if (extension != ".pt" && extension != ".safetensors") {
+    fail_input("option output: expected a file name ending in .pt or .safetensors, found ", options.output.string());
   }
+}
+
+/// From one of the two formats to the other, or without dropout.
+void convert_hypernetwork(const std::filesystem::path& file, const ExportOptions& options) {
+  const at::NoGradGuard no_grad;
+  check_hypernetwork_options(options);
+  const adapt::HypernetworkFile read = adapt::read_hypernetwork(file);
+  read.network->export_file(*read.arena, options.output,
+                            {options.name.empty() ? read.name : options.name, read.step, read.base_sha256,
+                             read.base_name, options.inference});
+  LDMTUNE_LOG(info) << "wrote " << options.output.string() << " (step " << read.step << ")";
+}
+
+void export_hypernetwork(const train::CheckpointState& state, const store::TensorMap& parameters,
+                         const std::filesystem::path& checkpoint, const ExportOptions& options) {
+  const std::filesystem::path file = checkpoint / "parameters.safetensors";
+  check_hypernetwork_options(options);
   const adapt::Hypernetwork network(spec_of(state, widths_of(parameters, file), checkpoint));
   const optim::Arena arena(network.parameters());
   const store::TensorMap views = arena.parameter_views();
@@ -118,9 +141,9 @@ void export_hypernetwork(const train::CheckpointState& state, const store::Tenso
   }
   if (views.size() != parameters.size())
     fail_input(file.string(), ": holds parameters that state.json does not describe");
-  network.export_file(
-      arena, options.output,
-      {options.name.empty() ? state.adapter_name : options.name, state.step, state.base_sha256, state.base_name});
+  network.export_file(arena, options.output,
+                      {options.name.empty() ? state.adapter_name : options.name, state.step, state.base_sha256,
+                       state.base_name, options.inference});
 }
 
 void export_model(const train::CheckpointState& state, const store::TensorMap& parameters,
@@ -162,7 +185,13 @@ ExitCode run_export(const Arguments& arguments, comm::Communicator& comm) {
   table.set(line.settings);
   check(line, options);
   pipeline::run_together(comm, [&] {
-    if (comm.rank() == 0) export_checkpoint(checkpoint_in(line.positional.front()), options);
+    if (comm.rank() != 0) return;
+    const std::filesystem::path given = line.positional.front();
+    if (std::filesystem::is_regular_file(given)) {
+      convert_hypernetwork(given, options);
+    } else {
+      export_checkpoint(checkpoint_in(given), options);
+    }
   });
   return ExitCode::done;
 }

@@ -27,7 +27,11 @@ constexpr const char* kIntroduction =
     "  ldmtune sample --base datasets/emoji-base --prompt \"rocket, pencil\" --lora pencil.safetensors:0.8 --output "
     "l.png\n"
     "  ldmtune sample --base datasets/emoji-base --prompt \"zorp on a green background\" --embedding zorp.pt --output "
-    "zorp.png\n\nOptions [default]:\n";
+    "zorp.png\n"
+    "  ldmtune sample --base datasets/emoji-base --prompt \"rocket, pencil\" --hypernetwork best.pt --x "
+    "strength=0,0.5,1 "
+    "\\\n"
+    "                 --y steps=10,20 --z sampler=ddim,euler_ancestral --output plot.png\n\nOptions [default]:\n";
 
 std::vector<pipeline::SharedRequest> make_requests(const SampleOptions& options, const SamplePlan& plan,
                                                    const SampleAdapters& adapters) {
@@ -36,15 +40,15 @@ std::vector<pipeline::SharedRequest> make_requests(const SampleOptions& options,
     pipeline::SharedRequest shared;
     shared.request = {options.prompts[cell.prompt],
                       options.negative_prompt,
-                      options.seed,
+                      cell.settings.seed,
                       cell.index,
                       options.width,
                       options.height,
-                      options.num_inference_steps,
-                      options.guidance_scale,
-                      options.sampler,
-                      adapters.in_text_encoder()};
-    shared.hooks = adapters.hooks(cell.strength);
+                      cell.settings.num_inference_steps,
+                      cell.settings.guidance_scale,
+                      cell.settings.sampler,
+                      adapters.in_text_encoder(cell.settings)};
+    shared.hooks = adapters.hooks(cell.settings);
     requests.push_back(std::move(shared));
   }
   return requests;
@@ -67,13 +71,14 @@ ExitCode run_sample(const Arguments& arguments, comm::Communicator& comm) {
   SampleAdapters adapters;
   pipeline::run_together(comm, [&] {
     const at::Device device = pipeline::choose_device(options.device, comm);
-    base = model::load_base_model(options.base, {.variant = options.variant, .device = device});
+    base = model::load_base_model(options.base, model::options_of(options.base_options, options.variant, device));
     adapt::merge_into(base, options.base_merge);
-    adapters.load(options, base, device, comm.rank() == 0);
+    adapters.load(options, plan, base, device, comm.rank() == 0);
   });
 
   const auto requests = make_requests(options, plan, adapters);
-  pipeline::PromptEncoder prompts(base, options.max_chunks);
+  pipeline::PromptEncoder prompts(
+      base, {.max_chunks = options.max_chunks, .weights = options.prompt_weights, .clip_skip = options.clip_skip});
   ProgressBar progress("sample", static_cast<std::int64_t>(requests.size()), "images", comm.rank() == 0);
   const auto results = pipeline::generate_shared(
       base, prompts, requests, comm, [&](std::size_t done) { progress.update(static_cast<std::int64_t>(done)); });

@@ -37,42 +37,59 @@ void expect_fitting(const std::set<std::int64_t>& widths, const std::set<std::in
 
 }  // namespace
 
-void SampleAdapters::load(const SampleOptions& options, const model::BaseModel& base, at::Device device, bool loud) {
-  if (!options.hypernetwork.empty()) {
-    const auto [file, strength] = adapt::parse_weighted_file(options.hypernetwork, "hypernetwork");
-    adapt::HypernetworkFile read = adapt::read_hypernetwork(file, device);
-    expect_fitting(read.network->spec().widths, base.unet->context_widths(), file, options.base.string(), loud);
-    loaded_.push_back({std::move(read.network), std::move(read.arena), strength});
-  }
+void SampleAdapters::load(const SampleOptions& options, const SamplePlan& plan, const model::BaseModel& base,
+                          at::Device device, bool loud) {
   const std::vector<adapt::LoraSite> sites = adapt::lora_sites(base);
-  for (const auto& [file, strength] : adapt::parse_weighted_files(options.lora, "lora")) {
-    adapt::LoraFile read = adapt::read_lora(file, sites, device);
-    adapt::expect_hooks(*read.lora, file);
-    loaded_.push_back({std::move(read.lora), std::move(read.arena), strength});
+  for (const SampleCell& cell : plan.cells) {
+    for (const auto& [file, strength] : adapt::parse_weighted_files(cell.settings.hypernetwork, "hypernetwork")) {
+      if (hypernetworks_.count(file) > 0) continue;
+      adapt::HypernetworkFile read = adapt::read_hypernetwork(file, device);
+      expect_fitting(read.network->spec().widths, base.unet->context_widths(), file, options.base.string(), loud);
+      hypernetworks_.emplace(file, Loaded{std::move(read.network), std::move(read.arena)});
+    }
+    for (const auto& [file, strength] : adapt::parse_weighted_files(cell.settings.lora, "lora")) {
+      if (loras_.count(file) > 0) continue;
+      adapt::LoraFile read = adapt::read_lora(file, sites, device);
+      adapt::expect_hooks(*read.lora, file);
+      loras_.emplace(file, Loaded{std::move(read.lora), std::move(read.arena)});
+    }
   }
   const std::vector<std::string> files = split_list(options.embedding, ',');
   if (!options.embedding.empty()) embeddings_ = std::make_unique<adapt::LoadedEmbeddings>(files, base);
 }
 
-pipeline::HooksFactory SampleAdapters::hooks(double factor) const {
-  const bool is_adapted = !loaded_.empty() && factor != 0;
-  if (!is_adapted && !embeddings_) return nullptr;
-  return [this, factor, is_adapted](std::int64_t) {
+std::vector<SampleAdapters::Use> SampleAdapters::uses(const SampleSettings& settings) const {
+  std::vector<Use> found;
+  const auto add = [&](const auto& from, const std::string& files, const char* option) {
+    for (const auto& [file, strength] : adapt::parse_weighted_files(files, option)) {
+      const double product = strength * settings.strength;
+      if (product != 0) found.push_back({&from.at(file), product});
+    }
+  };
+  add(hypernetworks_, settings.hypernetwork, "hypernetwork");
+  add(loras_, settings.lora, "lora");
+  return found;
+}
+
+pipeline::HooksFactory SampleAdapters::hooks(const SampleSettings& settings) const {
+  const std::vector<Use> used = uses(settings);
+  if (used.empty() && !embeddings_) return nullptr;
+  return [this, used](std::int64_t) {
     std::vector<std::unique_ptr<model::ModelHooks>> links;
     if (embeddings_) links.push_back(embeddings_->hooks());
-    for (const Loaded& loaded : loaded_) {
-      if (!is_adapted) break;
+    for (const Use& use : used) {
       adapt::ForwardContext context;
-      context.strength = loaded.strength * factor;
-      links.push_back(loaded.adapter->hooks(*loaded.arena, context));
+      context.strength = use.strength;
+      links.push_back(use.loaded->adapter->hooks(*use.loaded->arena, context));
     }
     return adapt::chain_hooks(std::move(links));
   };
 }
 
-bool SampleAdapters::in_text_encoder() const {
-  return embeddings_ || std::any_of(loaded_.begin(), loaded_.end(),
-                                    [](const Loaded& loaded) { return loaded.adapter->trains_text_encoder(); });
+bool SampleAdapters::in_text_encoder(const SampleSettings& settings) const {
+  const std::vector<Use> used = uses(settings);
+  return embeddings_ || std::any_of(used.begin(), used.end(),
+                                    [](const Use& use) { return use.loaded->adapter->trains_text_encoder(); });
 }
 
 }  // namespace ldmtune::cli

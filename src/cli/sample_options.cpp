@@ -1,6 +1,8 @@
 #include "cli/sample_options.h"
 
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <map>
 
 #include "core/error.h"
@@ -37,6 +39,7 @@ void check(const SampleOptions& options) {
   if (!std::isfinite(options.guidance_scale) || options.guidance_scale < 0) {
     fail_input("option guidance_scale: expected 0 or above (1: without guidance), found ", options.guidance_scale);
   }
+  check_range("clip_skip", options.clip_skip, 1, 1000);
   if (!options.strengths.empty() && options.hypernetwork.empty() && options.lora.empty()) {
     fail_input("option strengths is for a hypernetwork or LoRA: give --hypernetwork FILE or --lora FILE too");
   }
@@ -53,7 +56,7 @@ void check(const SampleOptions& options) {
 }  // namespace
 
 void declare(OptionTable& t, SampleOptions& o) {
-  t.add("base", o.base, "", "Base model, a folder in the diffusers layout");
+  t.add("base", o.base, "", "Base model: a folder in the diffusers layout, or a file in the LDM layout");
   t.add("variant", o.variant, "", "Weight files' variant, e.g. fp16");
   t.add("prompt", o.prompts, "", "What to draw; several, separated by | or given again, make several rows");
   t.add("negative_prompt", o.negative_prompt, "", "What guidance leads away from");
@@ -61,13 +64,20 @@ void declare(OptionTable& t, SampleOptions& o) {
   t.add("output_dir", o.output_dir, "", "Folder for the single pictures, image-ROW-COLUMN.png");
   t.add("num_images", o.num_images, "images", "Pictures of each prompt, from different noise");
   t.add("seed", o.seed, "", "Seed of the noise that pictures start from");
-  t.add("sampler", o.sampler, "", "ddim | euler");
+  t.add("sampler", o.sampler, "",
+        "ddim | euler | euler_ancestral | dpmpp_2m | dpmpp_2m_karras, each equal to diffusers' scheduler");
   t.add("num_inference_steps", o.num_inference_steps, "steps", "Sampler steps; more are slower and finer");
   t.add("guidance_scale", o.guidance_scale, "", "Classifier-free guidance: how strongly the prompt leads (1: off)");
   t.add("width", o.width, "pixels", "Width of a picture (0: what the base was trained at)");
   t.add("height", o.height, "pixels", "Height of a picture (0: what the base was trained at)");
   t.add("max_chunks", o.max_chunks, "chunks", "Chunks of tokens (75 each for SD) that a prompt may fill");
-  t.add("hypernetwork", o.hypernetwork, "", "AUTOMATIC1111 hypernetwork .pt, with its strength: FILE or FILE:0.7");
+  t.add("prompt_weights", o.prompt_weights, "",
+        "Read AUTOMATIC1111's (word:1.1), [word] and BREAK in prompts (false: brackets are text)");
+  t.add("clip_skip", o.clip_skip, "layers",
+        "Which of the text encoder's layers, from its end, is read (1: the last), as AUTOMATIC1111 counts");
+  t.add("hypernetwork", o.hypernetwork, "",
+        "AUTOMATIC1111 hypernetwork .pt (or .safetensors), with its strength: FILE or FILE:0.7; several, separated by "
+        "commas or given again, act one after the other");
   t.add(
       "lora", o.lora, "",
       "LoRA of diffusers or kohya, with its strength: FILE.safetensors or FILE.safetensors:0.7; several, separated by "
@@ -76,9 +86,15 @@ void declare(OptionTable& t, SampleOptions& o) {
         "Textual inversion embedding of AUTOMATIC1111, diffusers, kohya or OneTrainer, whose word prompts may use: "
         "FILE, or "
         "FILE=WORD for another word; several, separated by commas or given again");
+  declare(t, o.base_options);
   t.add("base.merge", o.base_merge, "",
         "LoRA files added to the base's weights at load, as in training: the base that a file was trained on");
   t.add("strengths", o.strengths, "", "Columns at several strengths of hypernetwork and LoRA, e.g. 0,0.5,1");
+  t.add("x", o.x, "",
+        "Columns for values of one setting: strength=0,0.5,1 | steps=10,20 | guidance=3,7.5 | seed=0,1 | "
+        "sampler=ddim,euler | checkpoint=A.pt,B.pt (in place of --hypernetwork, or --lora)");
+  t.add("y", o.y, "", "Rows for values of one setting, as --x");
+  t.add("z", o.z, "", "Blocks of rows for values of one setting, as --x");
   t.add("columns", o.columns, "pictures", "Where the pictures of a single prompt wrap (0: near a square)");
   t.add("scale", o.scale, "",
         "Enlarge each picture of the grid by this whole number (0: small ones to about 192 pixels)");
@@ -93,7 +109,7 @@ void read_sample_options(const Arguments& arguments, OptionTable& table, SampleO
                "'; put a prompt in quotes: --prompt \"a cat\"");
   }
   std::map<std::string, std::string> joined{
-      {"prompt", ""}, {"lora", ""}, {"embedding", ""}};  // options that add when given again
+      {"prompt", ""}, {"hypernetwork", ""}, {"lora", ""}, {"embedding", ""}};  // options that add when given again
   for (OptionSetting& setting : line.settings) {
     const auto found = joined.find(setting.name);
     if (found == joined.end()) continue;
@@ -104,34 +120,77 @@ void read_sample_options(const Arguments& arguments, OptionTable& table, SampleO
   check(options);
 }
 
+namespace {
+
+std::string joined(std::initializer_list<std::string> parts) {
+  std::string text;
+  for (const std::string& part : parts) {
+    if (!part.empty()) text += (text.empty() ? "" : ", ") + part;
+  }
+  return text;
+}
+
+std::string title_of(const SampleOptions& options, const std::vector<const SampleAxis*>& axes) {
+  const auto varies = [&](const char* setting) {
+    return std::any_of(axes.begin(), axes.end(), [&](const SampleAxis* axis) { return axis->setting == setting; });
+  };
+  std::string title = options.base.filename().string();
+  if (!options.base_merge.empty()) title += " + " + options.base_merge;
+  if (!options.hypernetwork.empty() && !varies("hypernetwork")) title += " + " + options.hypernetwork;
+  if (!options.lora.empty() && !varies("lora")) title += " + " + options.lora;
+  if (!options.embedding.empty()) title += " + " + options.embedding;
+  if (!varies("sampler")) title += ", " + options.sampler;
+  if (!varies("steps")) title += cat(" ", options.num_inference_steps, " steps");
+  if (!varies("guidance")) title += ", guidance " + format_number(options.guidance_scale);
+  if (!varies("seed")) title += cat(", seed ", options.seed);
+  return title;
+}
+
+SampleAxis x_axis(const SampleOptions& options) {
+  if (options.strengths.empty()) return SampleAxis::parse(options.x, "x", options);
+  if (!options.x.empty())
+    fail_input("options strengths and x: --strengths LIST is --x strength=LIST; give one of them");
+  SampleAxis axis{"strength", {}};
+  for (const double strength : options.strengths) axis.values.push_back(format_number(strength));
+  return axis;
+}
+
+}  // namespace
+
 SamplePlan plan_sample(const SampleOptions& options) {
-  const bool several = options.strengths.size() > 1;
-  const std::vector<double> strengths = options.strengths.empty() ? std::vector<double>{1.0} : options.strengths;
+  const SampleAxis x = x_axis(options);
+  const SampleAxis y = SampleAxis::parse(options.y, "y", options), z = SampleAxis::parse(options.z, "z", options);
   const auto images = static_cast<std::size_t>(options.num_images);
   SamplePlan plan;
-  for (std::size_t prompt = 0; prompt < options.prompts.size(); ++prompt) {
-    for (std::size_t image = 0; image < images; ++image) {
-      for (const double strength : strengths) plan.cells.push_back({prompt, image, strength});
+  plan.columns = images * x.values.size();
+  for (std::size_t row = 0; row < options.prompts.size() * z.values.size() * y.values.size(); ++row) {
+    const std::size_t y_at = row % y.values.size(), z_at = row / y.values.size() % z.values.size();
+    const std::size_t prompt = row / y.values.size() / z.values.size();
+    const bool shows_prompt = options.prompts.size() > 1 || !(y.is_used() || z.is_used());
+    plan.row_labels.push_back(joined({shows_prompt ? options.prompts[prompt] : "", z.label(z_at), y.label(y_at)}));
+    for (std::size_t column = 0; column < plan.columns; ++column) {
+      SampleCell cell{prompt, column / x.values.size(), SampleSettings::of(options)};
+      x.apply(column % x.values.size(), cell.settings);
+      y.apply(y_at, cell.settings);
+      z.apply(z_at, cell.settings);
+      plan.cells.push_back(std::move(cell));
     }
   }
-  plan.title =
-      cat(options.base.filename().string(), options.base_merge.empty() ? "" : " + " + options.base_merge,
-          options.hypernetwork.empty() ? "" : " + " + options.hypernetwork,
-          options.lora.empty() ? "" : " + " + options.lora, options.embedding.empty() ? "" : " + " + options.embedding,
-          ", ", options.sampler, " ", options.num_inference_steps, " steps, guidance ",
-          format_number(options.guidance_scale), ", seed ", options.seed);
-  plan.columns = images * strengths.size();
-  if (options.prompts.size() == 1 && !several && (options.columns > 0 || plan.columns > 8)) {
+  plan.title = title_of(options, {&x, &y, &z});
+  const bool is_plain = x.values.size() == 1 && !y.is_used() && !z.is_used();
+  if (options.prompts.size() == 1 && is_plain && (options.columns > 0 || plan.columns > 8)) {
     const auto square = static_cast<std::size_t>(std::ceil(std::sqrt(static_cast<double>(plan.columns))));
     plan.columns = std::min(plan.columns, options.columns > 0 ? static_cast<std::size_t>(options.columns) : square);
     plan.title = options.prompts.front() + "  (" + plan.title + ")";
+    plan.row_labels.clear();
     return plan;
   }
-  plan.row_labels = options.prompts;
+  if (options.prompts.size() == 1 && (y.is_used() || z.is_used())) {
+    plan.title = options.prompts.front() + "  (" + plan.title + ")";
+  }
   for (std::size_t column = 0; column < plan.columns && plan.columns > 1; ++column) {
-    const std::string number = cat("#", column / strengths.size());
-    const std::string strength = "strength " + format_number(strengths[column % strengths.size()]);
-    plan.column_labels.push_back(!several ? number : images > 1 ? number + ", " + strength : strength);
+    const std::string number = images > 1 ? cat("#", column / x.values.size()) : "";
+    plan.column_labels.push_back(joined({number, x.values.size() > 1 ? x.label(column % x.values.size()) : ""}));
   }
   return plan;
 }

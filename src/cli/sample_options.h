@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/sample_axes.h"
+#include "core/config.h"
 #include "core/options.h"
 
 namespace ldmtune::cli {
@@ -24,10 +26,14 @@ struct SampleOptions {
   std::int64_t width = 0, height = 0;
   std::int64_t max_chunks = 1;
   std::string base_merge;
+  BaseConfig base_options;
   std::string hypernetwork;
   std::string lora;
   std::string embedding;  ///< FILE or FILE=TOKEN, separated by commas
   std::vector<double> strengths;
+  std::string x, y, z;         ///< axes, as SampleAxis::parse reads them
+  bool prompt_weights = true;  ///< A1111's brackets and BREAK in prompts
+  std::int64_t clip_skip = 1;
   std::int64_t columns = 0;
   std::int64_t scale = 0;
   std::filesystem::path output, output_dir, trace;
@@ -42,7 +48,7 @@ void read_sample_options(const Arguments& arguments, OptionTable& table, SampleO
 struct SampleCell {
   std::size_t prompt = 0;   ///< index into SampleOptions::prompts
   std::uint64_t index = 0;  ///< which initial noise
-  double strength = 1.0;    ///< of hypernetwork and LoRAs, times that of their options
+  SampleSettings settings;
 };
 
 /// The grid: cells row by row.
@@ -52,8 +58,8 @@ struct SamplePlan {
   std::vector<std::string> row_labels, column_labels;
   std::string title;
 };
-/// A pure function of the options: a row a prompt, a column an image and strength; the images of a single prompt wrap
-/// at --columns.
+/// A pure function of the options: rows are prompts, in each the values of z, in each those of y; columns are images,
+/// in each the values of x. Without axes the images of a single prompt wrap at --columns.
 SamplePlan plan_sample(const SampleOptions& options);
 
 }  // namespace ldmtune::cli

@@ -67,6 +67,15 @@ void write_trace(const std::filesystem::path& file, const std::vector<GenerateRe
   LDMTUNE_LOG(info) << "wrote " << file.string();
 }
 
+/// Names and strengths, without those of strength 0.
+std::vector<std::pair<std::string, double>> used_files(const std::string& files, const char* option, double factor) {
+  std::vector<std::pair<std::string, double>> used;
+  for (const auto& [file, strength] : adapt::parse_weighted_files(files, option)) {
+    if (strength * factor != 0) used.emplace_back(file.stem().string(), strength * factor);
+  }
+  return used;
+}
+
 }  // namespace
 
 void write_sample_output(const SampleOptions& options, const SamplePlan& plan, const model::BaseModel& base,
@@ -76,15 +85,15 @@ void write_sample_output(const SampleOptions& options, const SamplePlan& plan, c
   model.base_name = std::filesystem::weakly_canonical(base.folder).filename().string();
   model.base_sha256 = base.sha256;
   std::vector<std::string> parameters;
-  const auto [hypernetwork, strength] = adapt::parse_weighted_file(options.hypernetwork, "hypernetwork");
-  const auto loras = adapt::parse_weighted_files(options.lora, "lora");
+  model.clip_skip = options.clip_skip;
+  model.prompt_weights = options.prompt_weights;
+  for (const std::string& embedding : split_list(options.embedding, ',')) {
+    if (!embedding.empty()) model.embeddings.push_back(std::filesystem::path(embedding).stem().string());
+  }
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    model.hypernetwork_name = requests[i].hooks ? hypernetwork.stem().string() : "";
-    model.hypernetwork_strength = strength * plan.cells[i].strength;
-    model.loras.clear();
-    for (const auto& lora : loras)
-      if (requests[i].hooks)
-        model.loras.emplace_back(lora.file.stem().string(), lora.strength * plan.cells[i].strength);
+    const SampleSettings& settings = plan.cells[i].settings;
+    model.hypernetworks = used_files(settings.hypernetwork, "hypernetwork", settings.strength);
+    model.loras = used_files(settings.lora, "lora", settings.strength);
     parameters.push_back(
         pipeline::infotext(requests[i].request, model, results[i].image.size(1), results[i].image.size(0)));
   }

@@ -13,9 +13,10 @@ namespace ldmtune::pipeline {
 /// What drew the picture.
 struct InfotextModel {
   std::string base_name, base_sha256;
-  std::string hypernetwork_name;  ///< empty: none
-  double hypernetwork_strength = 1.0;
-  std::vector<std::pair<std::string, double>> loras;  ///< names and strengths
+  std::vector<std::pair<std::string, double>> hypernetworks, loras;  ///< names and strengths
+  std::vector<std::string> embeddings;                               ///< names
+  std::int64_t clip_skip = 1;
+  bool prompt_weights = true;
 };
 
 /// width and height are the picture's.
