@@ -1,5 +1,7 @@
 """sample: the same pictures on any number of ranks, a labelled grid, and clear errors."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -58,6 +60,22 @@ def test_grid_is_scaled_and_wrapped(tmp_path):
         assert 2 * 128 <= image.width < 3 * 128 + 200 and 3 * 128 <= image.height < 4 * 128
 
 
+def test_axes(tmp_path):
+    """x, y and z make a grid; each picture is what its settings alone draw."""
+    sample("--prompt", "rocket", "--x", "seed=1,2", "--y", "steps=2,3", "--z", "sampler=ddim,dpmpp_2m", "--trace",
+           tmp_path / "plot.h5", "--output", tmp_path / "plot.png", ranks=2)
+    with h5py.File(tmp_path / "plot.h5") as trace:
+        images, settings = trace["image"][()], json.loads(trace.attrs["parameters"])
+    assert images.shape[0] == 8
+    wanted = [(sampler, steps, seed) for sampler in ("DDIM", "DPM++ 2M") for steps in (2, 3) for seed in (1, 2)]
+    for text, (sampler, steps, seed) in zip(settings, wanted):
+        assert f"Steps: {steps}, Sampler: {sampler}, CFG scale: 3, Seed: {seed}, " in text
+    sample("--prompt", "rocket", "--seed", 2, "--num_inference_steps", 3, "--sampler", "dpmpp_2m", "--trace", tmp_path / "one.h5")
+    with h5py.File(tmp_path / "one.h5") as trace:
+        assert np.array_equal(trace["image"][0], images[7])
+    assert len({image.tobytes() for image in images}) == 8
+
+
 def test_long_prompts_warn_unless_they_have_chunks(tmp_path):
     prompt = " and ".join(["rocket"] * 20)
     assert "--max_chunks" in sample("--prompt", prompt, "--trace", tmp_path / "cut.h5")
@@ -76,6 +94,13 @@ def test_long_prompts_warn_unless_they_have_chunks(tmp_path):
     (["--prompt", "x", "--guidance_scale", "nan"], ["guidance_scale"]),
     (["--prompt", "x", "--num_images", "0"], ["num_images"]),
     (["--prompt", "x", "--strengths", "0,1"], ["strengths", "--hypernetwork"]),
+    (["--prompt", "x", "--x", "steps"], ["option x", "steps"]),
+    (["--prompt", "x", "--x", "stepz=1"], ["option x", "stepz", "guidance"]),
+    (["--prompt", "x", "--y", "steps=1,two"], ["option y", "steps", "two"]),
+    (["--prompt", "x", "--z", "sampler=ddim,dpm"], ["option z", "dpm", "dpmpp_2m"]),
+    (["--prompt", "x", "--z", "seed=1,,2"], ["option z", "seed"]),
+    (["--prompt", "x", "--x", "checkpoint=/no/such.pt"], ["/no/such.pt"]),
+    (["--prompt", "x", "--clip_skip", "5"], ["clip_skip", "4"]),
     (["--prompt", "x", "--hypernetwork", "/no/such.pt"], ["/no/such.pt"]),
     (["--prompt", "x", "--hypernetwork", "/no/such.pt:0.5"], ["/no/such.pt"]),
     (["--prompt", "x", "--base", "/no/such/base"], ["/no/such/base"]),

@@ -8,7 +8,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+import philox
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
+from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 from PIL import Image
 
 SOURCE = Path(os.environ.get("LDMTUNE_SOURCE", Path(__file__).parents[2]))
@@ -21,6 +29,9 @@ LEVELS = 2.0      # of 255, on average: a rounding may fall either way
 SCHEDULERS = {
     "ddim": lambda config: DDIMScheduler.from_config(config, clip_sample=False),
     "euler": EulerDiscreteScheduler.from_config,
+    "euler_ancestral": EulerAncestralDiscreteScheduler.from_config,
+    "dpmpp_2m": DPMSolverMultistepScheduler.from_config,
+    "dpmpp_2m_karras": lambda config: DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True),
 }
 
 
@@ -79,6 +90,22 @@ def test_equals_diffusers(pipeline, tmp_path, sampler, steps, guidance, negative
     # Other noise and other prompts must not pass for each other.
     assert error(trace["final_latent"][0], trace["final_latent"][1]) > 0.1
     assert error(trace["final_latent"][0], trace["final_latent"][2]) > 0.1
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras"])
+def test_further_samplers(pipeline, tmp_path, monkeypatch, sampler):
+    seed, steps = 5, 8
+    trace = sample(tmp_path, "--prompt", "rocket", "--seed", seed, "--sampler", sampler, "--num_images", 2,
+                   "--num_inference_steps", steps, "--guidance_scale", 3)
+    for index in range(2):
+        def step_noise(shape, **_):
+            step = int(pipeline.scheduler.step_index)
+            return torch.from_numpy(philox.Stream(seed, "sampler_noise", 0, index << 16 | step).normal(tuple(shape)))
+
+        monkeypatch.setattr(ancestral, "randn_tensor", step_noise)
+        _, latent, image = reference(pipeline, sampler, "rocket", "", steps, 3.0, trace["initial_noise"][index])
+        assert error(trace["final_latent"][index], latent) < TOLERANCE
+        assert (trace["image"][index].float() - image).abs().mean().item() < LEVELS
 
 
 def test_another_size(pipeline, tmp_path):
