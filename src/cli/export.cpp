@@ -187,7 +187,7 @@ ExitCode run_export(const Arguments& arguments, comm::Communicator& comm) {
   pipeline::run_together(comm, [&] {
     if (comm.rank() != 0) return;
     const std::filesystem::path given = line.positional.front();
-    if (std::filesystem::is_regular_file(given)) {
+    if (std::filesystem::is_regular_file(given) && options.format == "a1111") {
       convert_hypernetwork(given, options);
     } else {
       export_checkpoint(checkpoint_in(given), options);

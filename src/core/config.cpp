@@ -8,8 +8,6 @@ void declare_data(OptionTable& t, DataConfig& c) {
   t.add("data.subset", c.subset, "images",
         "Train on this many images of the training split (0: all); larger subsets contain smaller ones");
   t.add("data.subset_seed", c.subset_seed, "", "Seed that decides which images a subset takes");
-  t.add("data.weights", c.weights, "",
-        "Share of the samples that each dataset of data = A | B gives, e.g. 1,0.5 (empty: as many as it has)");
   t.add("data.latent_sampling", c.latent_sampling, "",
         "once: one posterior sample per image; deterministic: the posterior's mean; random: a fresh posterior sample "
         "each time");
