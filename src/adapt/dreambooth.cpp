@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -24,13 +25,21 @@ bool is_trained(const std::string& key, const std::string& train_unet) {
   return train_unet == "all" || (train_unet == "attention" && is_of_attention(key));
 }
 
+/// Key -> shape of each component.
+using Shapes = std::map<std::string, std::map<std::string, std::vector<std::int64_t>>>;
+
+std::int64_t text_layers(const std::map<std::string, std::vector<std::int64_t>>& shapes) {
+  std::int64_t layers = 0;
+  while (shapes.count("text_model.encoder.layers." + std::to_string(layers) + ".layer_norm1.weight") > 0) ++layers;
+  return layers;
+}
+
 /// Keys of a text encoder's weights behind the layer that is read. Without a gradient, decay alone would move them.
-std::set<std::string> unread_prefixes(const model::BaseModel& base, const std::string& component,
-                                      std::int64_t clip_skip) {
-  const bool is_sdxl = base.text_encoder_2 != nullptr;
+std::set<std::string> unread_prefixes(const Shapes& base, const std::string& component, std::int64_t clip_skip) {
+  const bool is_sdxl = base.count("text_encoder_2") > 0;
   // SDXL's second encoder is read to its end, for the pooled embedding.
   if (component == "text_encoder_2") return {};
-  const std::int64_t layers = base.text_encoder->num_hidden_layers();
+  const std::int64_t layers = text_layers(base.at(component));
   std::set<std::string> prefixes;
   for (std::int64_t layer = layers - clip_skip + (is_sdxl ? 0 : 1); layer < layers; ++layer) {
     prefixes.insert("text_model.encoder.layers." + std::to_string(layer) + ".");
@@ -39,24 +48,58 @@ std::set<std::string> unread_prefixes(const model::BaseModel& base, const std::s
   return prefixes;
 }
 
-std::vector<BaseWeight> unet_weights(const model::BaseModel& base, const std::string& train_unet) {
-  std::vector<BaseWeight> weights;
-  for (const auto& [key, tensor] : base.unet->parameters()) {
-    if (is_trained(key, train_unet)) weights.push_back({"unet", key, tensor});
+/// Component and key of what trains, in order.
+std::vector<std::pair<std::string, std::string>> select(const DreamboothConfig& config, std::int64_t clip_skip,
+                                                        const Shapes& base) {
+  const std::string& train_unet = config.train_unet;
+  if (train_unet != "all" && train_unet != "attention" && train_unet != "none") {
+    fail_input("option dreambooth.train_unet: expected all, attention or none, found '", train_unet, "'");
   }
-  return weights;
+  std::vector<std::pair<std::string, std::string>> selected;
+  for (const auto& [key, shape] : base.at("unet")) {
+    if (is_trained(key, train_unet)) selected.emplace_back("unet", key);
+  }
+  for (const std::string component : {"text_encoder", "text_encoder_2"}) {
+    if (!config.train_text_encoder || base.count(component) == 0) continue;
+    const std::set<std::string> unread = unread_prefixes(base, component, clip_skip);
+    for (const auto& [key, shape] : base.at(component)) {
+      const bool is_read = std::none_of(unread.begin(), unread.end(),
+                                        [&key = key](const std::string& prefix) { return key.rfind(prefix, 0) == 0; });
+      if (is_read) selected.emplace_back(component, key);
+    }
+  }
+  if (selected.empty()) {
+    fail_input("options dreambooth.train_unet and dreambooth.train_text_encoder: neither leaves anything to train");
+  }
+  return selected;
 }
 
-std::vector<BaseWeight> text_weights(const model::BaseModel& base, const std::string& component,
-                                     std::int64_t clip_skip) {
-  const std::set<std::string> unread = unread_prefixes(base, component, clip_skip);
-  std::vector<BaseWeight> weights;
-  for (const auto& [key, tensor] : *parameters_of(base, component)) {
-    const bool is_read = std::none_of(unread.begin(), unread.end(),
-                                      [&key = key](const std::string& prefix) { return key.rfind(prefix, 0) == 0; });
-    if (is_read) weights.push_back({component, key, tensor});
+Shapes shapes_of(const model::BaseModel& base) {
+  Shapes shapes;
+  for (const std::string component : {"unet", "text_encoder", "text_encoder_2"}) {
+    const store::TensorMap* parameters = parameters_of(base, component);
+    if (!parameters) continue;
+    for (const auto& [key, tensor] : *parameters) shapes[component][key] = tensor.sizes().vec();
   }
-  return weights;
+  return shapes;
+}
+
+/// Shards and variants of a component hold the same keys or different ones: together they are its parameters.
+Shapes shapes_in(const std::filesystem::path& base_folder) {
+  Shapes shapes;
+  for (const std::string component : {"unet", "text_encoder", "text_encoder_2"}) {
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator(base_folder / component, none)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      for (const store::TensorInfo& tensor : store::read_safetensors_header(entry.path())) {
+        if (!at::isFloatingType(tensor.dtype)) continue;  // position_ids is no parameter
+        // transformers 5 leaves the text encoder's prefix out.
+        const bool is_short = component != "unet" && tensor.name.find("text_") != 0;
+        shapes[component][(is_short ? "text_model." : "") + tensor.name] = tensor.shape;
+      }
+    }
+  }
+  return shapes;
 }
 
 }  // namespace
@@ -70,18 +113,9 @@ const store::TensorMap* parameters_of(const model::BaseModel& base, const std::s
 
 Dreambooth Dreambooth::from_config(const DreamboothConfig& config, std::int64_t clip_skip,
                                    const model::BaseModel& base) {
-  const std::string& train_unet = config.train_unet;
-  if (train_unet != "all" && train_unet != "attention" && train_unet != "none") {
-    fail_input("option dreambooth.train_unet: expected all, attention or none, found '", train_unet, "'");
-  }
-  std::vector<BaseWeight> weights = unet_weights(base, train_unet);
-  for (const std::string component : {"text_encoder", "text_encoder_2"}) {
-    if (!config.train_text_encoder || !parameters_of(base, component)) continue;
-    std::vector<BaseWeight> more = text_weights(base, component, clip_skip);
-    weights.insert(weights.end(), more.begin(), more.end());
-  }
-  if (weights.empty()) {
-    fail_input("options dreambooth.train_unet and dreambooth.train_text_encoder: neither leaves anything to train");
+  std::vector<BaseWeight> weights;
+  for (const auto& [component, key] : select(config, clip_skip, shapes_of(base))) {
+    weights.push_back({component, key, parameters_of(base, component)->at(key)});
   }
   for (const BaseWeight& weight : weights) {
     if (weight.tensor.scalar_type() == at::kFloat) continue;
@@ -89,6 +123,19 @@ Dreambooth Dreambooth::from_config(const DreamboothConfig& config, std::int64_t 
                weight.tensor.toString());
   }
   return Dreambooth(std::move(weights));
+}
+
+std::vector<optim::ParameterSpec> dreambooth_parameters(const DreamboothConfig& config, std::int64_t clip_skip,
+                                                        const std::filesystem::path& base_folder) {
+  const Shapes shapes = shapes_in(base_folder);
+  if (shapes.count("unet") == 0) {
+    fail_input(base_folder.string(), ": expected unet/*.safetensors of a base model, found none");
+  }
+  std::vector<optim::ParameterSpec> specs;
+  for (const auto& [component, key] : select(config, clip_skip, shapes)) {
+    specs.push_back({component + "." + key, shapes.at(component).at(key), component});
+  }
+  return specs;
 }
 
 std::vector<optim::ParameterSpec> Dreambooth::parameters() const {

@@ -53,6 +53,11 @@ class Dreambooth final : public Adapter {
   std::vector<BaseWeight> weights_;
 };
 
+/// What Dreambooth::from_config would train, from the headers of a base folder's weight files alone. Errors: as there,
+/// or InputError naming a file.
+std::vector<optim::ParameterSpec> dreambooth_parameters(const DreamboothConfig& config, std::int64_t clip_skip,
+                                                        const std::filesystem::path& base_folder);
+
 /// Puts trained weights, named as Dreambooth names them, into the base. Errors: InputError naming `source` and the
 /// first weight that the base has not, or has in another shape.
 void load_trained_weights(const store::TensorMap& trained, const std::filesystem::path& source,

@@ -216,7 +216,8 @@ double adapter_flops(const TrainConfig& config, double parameters, const UNetCos
     }
     return flops;
   }
-  double tokens = 0;  // of other methods: as many as an attention layer reads on average
+  if (config.method == "dreambooth") return 0;  // the weights that train are the UNet's own
+  double tokens = 0;                            // of other methods: as many as an attention layer reads on average
   for (const auto& [width, read] : unet.read_tokens) tokens += read / static_cast<double>(unet.read_tokens.size());
   return 2 * parameters * tokens;
 }
@@ -320,7 +321,9 @@ TrialCost trial_cost(const TrainConfig& config, std::int64_t trained, const Data
   cost.updates = static_cast<std::int64_t>(updates);
   // Frozen weights need the gradient of their input alone: as much again as the forward, and attention once more.
   const double adapter = adapter_flops(config, parameters, forward);
-  const double sample = 2 * forward.flops + forward.attention_flops + 3 * adapter;
+  const bool trains_base = config.method == "dreambooth";  // whose weights need a gradient too
+  const double samples = trains_base && config.dreambooth.with_prior_preservation ? 2 : 1;
+  const double sample = samples * ((trains_base ? 3 : 2) * forward.flops + forward.attention_flops + 3 * adapter);
   cost.training_flops = updates * static_cast<double>(config.train.global_batch_size) * sample;
   cost.validation_flops = validation_forwards(config, data, updates) * (forward.flops + adapter);
   const double leaves =
@@ -331,7 +334,7 @@ TrialCost trial_cost(const TrainConfig& config, std::int64_t trained, const Data
                         stored_numbers(config.base / "vae") * 4;
   const double kept = forward.saved_elements * static_cast<double>(config.train.micro_batch_size) * number;
   constexpr double kProgram = 190e6;  // LibTorch and MPI themselves
-  cost.bytes = kProgram + frozen + arenas * parameters * 4 + kept;
+  cost.bytes = kProgram + frozen - (trains_base ? parameters * number : 0) + arenas * parameters * 4 + kept;
   return cost;
 }
 

@@ -93,6 +93,7 @@ void make_class_data(const TrainConfig& config, const model::BaseModel& base, pi
   PrepareConfig prepare;
   prepare.base = config.base;
   prepare.variant = config.variant;
+  prepare.base_options = config.base_options;
   prepare.images = dreambooth.class_data.string() + ".images";
   prepare.output = dreambooth.class_data;
   prepare.test_images = 0;

@@ -40,6 +40,17 @@ TEST(Dreambooth, TrainsWhatTheOptionsName) {
     EXPECT_NE(weight.key.find(".attn"), std::string::npos) << weight.key;
   }
   EXPECT_LT(count("attention", false), unet);
+  for (const bool text_encoder : {false, true}) {
+    const auto config = settings("attention", text_encoder);
+    const auto loaded = Dreambooth::from_config(config, 2, base).parameters();
+    const auto from_headers = dreambooth_parameters(config, 2, base.folder);
+    ASSERT_EQ(loaded.size(), from_headers.size());
+    for (std::size_t i = 0; i < loaded.size(); ++i) {
+      EXPECT_EQ(loaded[i].name, from_headers[i].name);
+      EXPECT_EQ(loaded[i].shape, from_headers[i].shape);
+    }
+  }
+  EXPECT_THROW(dreambooth_parameters(settings("all", false), 1, base.folder / "unet"), InputError);
   EXPECT_THROW(count("none", false), InputError);
   EXPECT_THROW(count("some", false), InputError);
 }
