@@ -201,7 +201,7 @@ void declare_sample(OptionTable& t, SampleConfig& c) {
   t.add("sample.seed", c.seed, "", "Seed of the initial noise");
   t.add("sample.num_inference_steps", c.num_inference_steps, "steps", "Sampler steps");
   t.add("sample.guidance_scale", c.guidance_scale, "", "Classifier-free guidance (1: off)");
-  t.add("sample.sampler", c.sampler, "", "ddim | euler");
+  t.add("sample.sampler", c.sampler, "", "ddim | euler | euler_ancestral | dpmpp_2m | dpmpp_2m_karras");
 }
 
 }  // namespace
