@@ -10,7 +10,7 @@ import pytest
 
 from support import BASE, SOURCE, checkpoints, command, environment, prepare, run
 
-SCRIPTS = [path for folder in ("jobs", "tests", "slurm", ".ci") for path in sorted((SOURCE / folder).iterdir())
+SCRIPTS = [path for folder in ("jobs", "tests", "tests/slurm", "slurm", ".ci") for path in sorted((SOURCE / folder).iterdir())
            if path.is_file() and path.read_bytes().startswith((b"#!/usr/bin/env bash", b"# shellcheck shell=bash"))]
 TRAIN_FILES = sorted(path for path in (SOURCE / "jobs").glob("*.cfg") if not path.name.endswith(".sweep.cfg"))
 SWEEP_FILES = sorted((SOURCE / "jobs").glob("*.sweep.cfg"))

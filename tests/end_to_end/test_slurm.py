@@ -120,6 +120,7 @@ def test_a_sweep_survives_a_requeue_a_preemption_and_a_killed_node(cluster, data
                                           "--wrap", "true"),
         2: lambda node, job: (cluster.kill_node(node), cluster.start_node(node)),
     })
+    print(f"{lost} of {16 * STEPS} updates lost")
     assert "pending" in cluster.status(config)
     cluster.wait_for_all(240)
 

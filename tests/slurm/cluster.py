@@ -98,17 +98,16 @@ class Cluster:
 @contextlib.contextmanager
 def running_cluster(scratch, **settings):
     """A Cluster; settings as LOCAL_SLURM_<NAME>. Ended and removed in any case, also if this process is killed."""
-    parent = pathlib.Path(tempfile.mkdtemp(prefix="slurm-"))  # short: sockets lie below
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm-"))  # short: sockets lie below
     environment = dict(os.environ, LOCAL_SLURM_OWNER=str(os.getpid()),
                        **{f"LOCAL_SLURM_{name.upper()}": str(value) for name, value in settings.items()})
-    folder = parent / "cluster"
     try:
         subprocess.run([SCRIPT, "start", folder], env=environment, check=True, timeout=120, stdout=subprocess.DEVNULL)
         yield Cluster(folder, scratch)
     finally:
         if (folder / "slurm.conf").exists():
             subprocess.run([SCRIPT, "stop", folder], timeout=120, check=False)
-        shutil.rmtree(parent, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- What the trials' folders say --------------------------------------------------------------------------------------
