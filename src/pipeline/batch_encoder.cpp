@@ -27,18 +27,33 @@ void expect_finite(const at::Tensor& latents, std::span<const ScannedImage> imag
 std::string EncodedBatch::to_bytes() const {
   std::string bytes;
   for (const at::Tensor& tensor : {geometry, latent_mean, latent_std}) append_bytes(bytes, tensor);
+  if (mask.defined()) append_bytes(bytes, mask);
   return bytes;
 }
 
 BatchEncoder::BatchEncoder(const model::AutoencoderKL& vae, std::int64_t resolution, std::int64_t batch_size,
-                           bool random_flip)
-    : vae_(vae), resolution_(resolution), batch_size_(batch_size), random_flip_(random_flip) {}
+                           bool random_flip, MaskSource masks)
+    : vae_(vae), resolution_(resolution), batch_size_(batch_size), random_flip_(random_flip), masks_(masks) {}
 
 /// pixels (batch_size, 3, H, W) -> (2, batch_size, C, h, w) f16 on the CPU: mean and std.
 at::Tensor BatchEncoder::posterior_rows(const at::Tensor& pixels) const {
   const at::Tensor& weight = vae_.parameters().begin()->second;
   const auto posterior = vae_.encode(pixels.to(weight.options()));
   return at::stack({posterior.mean, posterior.stddev}).to(at::kHalf).cpu();
+}
+
+at::Tensor BatchEncoder::masks_of(std::span<const ScannedImage> images, const at::Tensor& geometry) const {
+  if (masks_ == MaskSource::none) return {};
+  std::vector<at::Tensor> rows;
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    const at::Tensor size = geometry[static_cast<std::int64_t>(i)];
+    const at::Tensor mask =
+        load_mask(images[i].entry, masks_, {size[0].item<std::int32_t>(), size[1].item<std::int32_t>()}, resolution_,
+                  vae_.downscale_factor());
+    rows.push_back(mask);
+    if (random_flip_) rows.push_back(mask.flip(1));
+  }
+  return at::stack(rows);
 }
 
 EncodedBatch BatchEncoder::encode(std::span<const ScannedImage> images) const {
@@ -61,6 +76,7 @@ EncodedBatch BatchEncoder::encode(std::span<const ScannedImage> images) const {
   expect_finite(latents, images, variants());
   batch.latent_mean = latents[0];
   batch.latent_std = latents[1];
+  batch.mask = masks_of(images, batch.geometry);
   return batch;
 }
 
@@ -72,6 +88,7 @@ EncodedBatch BatchEncoder::from_bytes(const std::string& bytes, std::int64_t ima
   batch.geometry = reader.take({images, 6}, at::kInt);
   batch.latent_mean = reader.take(shape, at::kHalf);
   batch.latent_std = reader.take(shape, at::kHalf);
+  if (masks_ != MaskSource::none) batch.mask = reader.take({shape[0], side, side}, at::kByte);
   return batch;
 }
 

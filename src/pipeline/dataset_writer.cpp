@@ -18,7 +18,7 @@ fs::path without_trailing_slash(const fs::path& folder) {
 
 fs::path partial_of(const fs::path& output) { return without_trailing_slash(output).concat(".partial"); }
 
-constexpr const char* kOriginKeys[] = {"images", "resolution", "random_flip"};
+constexpr const char* kOriginKeys[] = {"images", "resolution", "random_flip", "mask"};
 
 }  // namespace
 
@@ -77,10 +77,11 @@ PartWriter::PartWriter(fs::path folder, store::BucketSize bucket, std::uint64_t 
     : folder_(std::move(folder)), bucket_(bucket), samples_per_part_(samples_per_part) {}
 
 void PartWriter::append(const std::vector<store::SampleRecord>& records, const at::Tensor& latent_mean,
-                        const at::Tensor& latent_std) {
+                        const at::Tensor& latent_std, const at::Tensor& mask) {
   records_.insert(records_.end(), records.begin(), records.end());
   means_.push_back(latent_mean);
   stds_.push_back(latent_std);
+  if (mask.defined()) masks_.push_back(mask);
   if (records_.size() > samples_per_part_) throw std::logic_error("PartWriter: append beyond the end of a part");
 }
 
@@ -90,10 +91,12 @@ void PartWriter::flush(bool last) {
   std::snprintf(name, sizeof name, "part-%05zu.h5", parts_.size());
   const std::uint64_t samples = records_.size();
   std::map<store::BucketSize, store::BucketRows> buckets;
-  buckets[bucket_] = {std::move(records_), at::cat(means_), at::cat(stds_), {}};
+  buckets[bucket_] = {std::move(records_), at::cat(means_), at::cat(stds_),
+                      masks_.empty() ? at::Tensor() : at::cat(masks_)};
   records_.clear();
   means_.clear();
   stds_.clear();
+  masks_.clear();
   store::write_latent_part(folder_ / name, buckets);
   parts_.push_back({name, store::sha256_file(folder_ / name), samples});
 }

@@ -42,9 +42,9 @@ class PartWriter {
  public:
   PartWriter(std::filesystem::path folder, store::BucketSize bucket, std::uint64_t samples_per_part);
 
-  /// latent_mean, latent_std (N, C, h, w) f16, one row a record.
+  /// latent_mean, latent_std (N, C, h, w) f16 and, in all calls or in none, mask (N, h, w) u8: one row a record.
   void append(const std::vector<store::SampleRecord>& records, const at::Tensor& latent_mean,
-              const at::Tensor& latent_std);
+              const at::Tensor& latent_std, const at::Tensor& mask = {});
   /// Writes the part if it is full, or, with `last`, if it holds anything. Append never overfills: it must be called in
   /// between.
   void flush(bool last = false);
@@ -55,7 +55,7 @@ class PartWriter {
   store::BucketSize bucket_;
   std::uint64_t samples_per_part_;
   std::vector<store::SampleRecord> records_;
-  std::vector<at::Tensor> means_, stds_;
+  std::vector<at::Tensor> means_, stds_, masks_;
   std::vector<data::DatasetIndex::Part> parts_;
 };
 

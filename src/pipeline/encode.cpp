@@ -95,10 +95,11 @@ void write_index(const std::filesystem::path& folder, const Plan& plan, std::vec
   index.latent_channels = plan.base.vae->latent_channels();
   index.buckets = {plan.bucket};
   index.captions_sha256 = data::write_captions(folder, captions_of(plan.images, variants));
-  write_index_with_origin(folder, index,
-                          {{"images", plan.config.images.string()},
-                           {"resolution", plan.base.resolution},
-                           {"random_flip", plan.config.random_flip}});
+  nlohmann::json origin{{"images", plan.config.images.string()},
+                        {"resolution", plan.base.resolution},
+                        {"random_flip", plan.config.random_flip}};
+  if (plan.config.mask != "none") origin["mask"] = plan.config.mask;
+  write_index_with_origin(folder, index, origin);
 }
 
 /// Ranks take batches in turn; after each round rank 0 has all of them in order and writes parts as they fill. A
@@ -107,7 +108,8 @@ void encode_and_write(const Plan& plan, comm::Communicator& comm) {
   const bool root = comm.rank() == 0;
   const auto ranks = static_cast<std::size_t>(comm.size());
   const PrepareConfig& config = plan.config;
-  const BatchEncoder encoder(*plan.base.vae, plan.base.resolution, config.batch_size, config.random_flip);
+  const BatchEncoder encoder(*plan.base.vae, plan.base.resolution, config.batch_size, config.random_flip,
+                             parse_mask_source(config.mask));
   const auto batches = plan_batches(plan.images.size(), static_cast<std::size_t>(config.images_per_part),
                                     static_cast<std::size_t>(config.batch_size));
   const StopSignals stop;
@@ -132,7 +134,7 @@ void encode_and_write(const Plan& plan, comm::Communicator& comm) {
       const EncodedBatch batch = encoder.from_bytes(bytes, static_cast<std::int64_t>(range.end - range.begin));
       const auto splits = std::span(plan.splits).subspan(range.begin, range.end - range.begin);
       writer->append(make_records(batch, images_of(range), splits, encoder.variants()), batch.latent_mean,
-                     batch.latent_std);
+                     batch.latent_std, batch.mask);
       writer->flush(range.end == plan.images.size());
     }
   };

@@ -17,7 +17,14 @@ struct PreparedImage {
   std::array<std::int32_t, 2> original_size{};
   std::array<std::int32_t, 4> crop{};
 };
-/// Shorter side to `resolution` (bilinear, antialiased), then the centre resolution x resolution.
+struct CroppedImage {
+  at::Tensor pixels;  ///< f32 (C, resolution, resolution)
+  std::array<std::int32_t, 4> crop{};
+};
+/// Shorter side to `resolution` (bilinear, antialiased), then the centre resolution x resolution; image f32
+/// (1, C, H, W). Errors: InputError that begins with `name` for an image too narrow.
+CroppedImage resize_and_crop(const at::Tensor& image, std::int64_t resolution, const std::string& name);
+/// That of an image file.
 PreparedImage load_and_crop(const std::filesystem::path& file, std::int64_t resolution);
 
 struct PrepareResult {

@@ -32,6 +32,15 @@ at::Tensor upright(const at::Tensor& image, int orientation) {
   }
 }
 
+DecodedImage decode(const std::filesystem::path& file) {
+  const std::string bytes = read_text(file, kLargestFile);
+  if (bytes.starts_with("\x89PNG\r\n\x1a\n")) return decode_png(file, bytes);
+  if (bytes.starts_with("\xFF\xD8\xFF")) return decode_jpeg(file, bytes);
+  if (bytes.size() >= 12 && bytes.starts_with("RIFF") && bytes.substr(8, 4) == "WEBP") return decode_webp(file, bytes);
+  fail_input(file, ": expected a PNG, JPEG or WebP image, found '", printable(bytes.substr(0, 8)),
+             "' at its start. Convert it to one of these.");
+}
+
 }  // namespace
 
 void check_pixels(const std::filesystem::path& file, std::uint64_t width, std::uint64_t height) {
@@ -87,19 +96,13 @@ void fail_image(const std::filesystem::path& file, const char* format, const std
 }
 
 at::Tensor read_image(const std::filesystem::path& file) {
-  const std::string bytes = read_text(file, kLargestFile);
-  DecodedImage image;
-  if (bytes.starts_with("\x89PNG\r\n\x1a\n")) {
-    image = decode_png(file, bytes);
-  } else if (bytes.starts_with("\xFF\xD8\xFF")) {
-    image = decode_jpeg(file, bytes);
-  } else if (bytes.size() >= 12 && bytes.starts_with("RIFF") && bytes.substr(8, 4) == "WEBP") {
-    image = decode_webp(file, bytes);
-  } else {
-    fail_input(file, ": expected a PNG, JPEG or WebP image, found '", printable(bytes.substr(0, 8)),
-               "' at its start. Convert it to one of these.");
-  }
+  const DecodedImage image = decode(file);
   return upright(image.pixels, image.orientation).contiguous();
+}
+
+at::Tensor read_alpha(const std::filesystem::path& file) {
+  const DecodedImage image = decode(file);
+  return image.alpha.defined() ? upright(image.alpha, image.orientation).contiguous() : at::Tensor();
 }
 
 at::Tensor to_uint8_image(const at::Tensor& image_CHW) {

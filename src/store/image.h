@@ -14,6 +14,10 @@ namespace ldmtune::store {
 /// images are converted. Errors: InputError naming the file for anything unreadable, or above 100 million pixels.
 at::Tensor read_image(const std::filesystem::path& file);
 
+/// uint8 (H, W), upright: the image's alpha channel, 255 where it is opaque; undefined where it has none. Errors: as
+/// read_image's.
+at::Tensor read_alpha(const std::filesystem::path& file);
+
 /// Writes uint8 (H, W, 3) as PNG, atomically; `text` becomes tEXt/iTXt entries (A1111's infotext goes under
 /// "parameters").
 void write_png(const std::filesystem::path& file, const at::Tensor& image_HWC,

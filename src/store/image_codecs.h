@@ -13,6 +13,7 @@ namespace ldmtune::store {
 struct DecodedImage {
   at::Tensor pixels;    ///< uint8 (H, W, 3), transparency over white
   int orientation = 1;  ///< EXIF's 1 to 8
+  at::Tensor alpha{};   ///< uint8 (H, W), or undefined where the image has no transparency
 };
 
 /// Errors: InputError naming the file and the library's reason.

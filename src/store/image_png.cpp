@@ -151,7 +151,8 @@ DecodedImage decode_png(const std::filesystem::path& file, const std::string& by
   at::Tensor pixels = allocate_pixels(file, reader.width(), reader.height(), reader.channels());
   std::vector<png_bytep> rows = row_pointers(pixels);
   if (!reader.read_rows(rows.data())) fail_image(file, "PNG", reader.reason());
-  return {reader.channels() == 4 ? over_white(pixels) : pixels, reader.orientation()};
+  if (reader.channels() != 4) return {pixels, reader.orientation()};
+  return {over_white(pixels), reader.orientation(), pixels.select(2, 3)};
 }
 
 void write_png(const std::filesystem::path& file, const at::Tensor& image_HWC,

@@ -35,7 +35,9 @@ DecodedImage decode_webp(const std::filesystem::path& file, const std::string& b
   const auto stride = static_cast<int>(pixels.stride(0));
   const auto decode = alpha ? WebPDecodeRGBAInto : WebPDecodeRGBInto;
   if (!decode(data, bytes.size(), out, pixels.nbytes(), stride)) fail_image(file, "WebP", "damaged or missing pixels");
-  return {alpha ? over_white(pixels) : pixels, exif_orientation(exif_chunk({data, bytes.size()}))};
+  const int orientation = exif_orientation(exif_chunk({data, bytes.size()}));
+  if (!alpha) return {pixels, orientation};
+  return {over_white(pixels), orientation, pixels.select(2, 3)};
 }
 
 }  // namespace ldmtune::store
