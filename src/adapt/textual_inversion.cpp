@@ -2,7 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 
-#include <algorithm>
+#include <array>
 #include <utility>
 
 #include "core/error.h"
@@ -19,11 +19,15 @@ struct TokenVectors {
 
 class EmbeddingHooks final : public model::ModelHooks {
  public:
-  explicit EmbeddingHooks(std::vector<TokenVectors> tokens) : tokens_(std::move(tokens)) {}
+  /// Words of the first text encoder and, for SDXL, of the second.
+  EmbeddingHooks(std::vector<TokenVectors> first, std::vector<TokenVectors> second)
+      : words_{std::move(first), std::move(second)} {}
+
+  void begin_text_encoder(std::int64_t index) override { encoder_ = static_cast<std::size_t>(index); }
 
   at::Tensor token_embedding(const at::Tensor& input_ids, const at::Tensor& embedded) override {
     at::Tensor result = embedded;
-    for (const TokenVectors& token : tokens_) {
+    for (const TokenVectors& token : words_.at(encoder_)) {
       const std::int64_t last = token.vectors.size(0) - 1;
       const at::Tensor index = input_ids - token.first_id;
       const at::Tensor is_token = ((index >= 0) & (index <= last)).unsqueeze(-1);
@@ -35,15 +39,19 @@ class EmbeddingHooks final : public model::ModelHooks {
   }
 
  private:
-  std::vector<TokenVectors> tokens_;
+  std::array<std::vector<TokenVectors>, 2> words_;
+  std::size_t encoder_ = 0;
 };
+
+bool has_second(const std::vector<Placeholder>& placeholders) { return placeholders.front().second_initial.defined(); }
 
 }  // namespace
 
-std::vector<std::string> embedding_names(const std::vector<std::string>& tokens) {
-  if (tokens.size() == 1) return {"embedding"};
+std::vector<std::string> embedding_names(const std::vector<std::string>& tokens, std::int64_t encoder) {
+  const std::string stem = encoder == 0 ? "embedding" : "embedding_2";
+  if (tokens.size() == 1) return {stem};
   std::vector<std::string> names;
-  for (const std::string& token : tokens) names.push_back("embedding." + token);
+  for (const std::string& token : tokens) names.push_back(stem + "." + token);
   return names;
 }
 
@@ -51,6 +59,7 @@ TextualInversion::TextualInversion(std::vector<Placeholder> placeholders) : plac
   std::vector<std::string> tokens;
   for (const Placeholder& placeholder : placeholders_) tokens.push_back(placeholder.token);
   names_ = embedding_names(tokens);
+  if (has_second(placeholders_)) second_names_ = embedding_names(tokens, 1);
 }
 
 std::vector<optim::ParameterSpec> TextualInversion::parameters() const {
@@ -58,20 +67,29 @@ std::vector<optim::ParameterSpec> TextualInversion::parameters() const {
   for (std::size_t i = 0; i < names_.size(); ++i) {
     specs.push_back({names_[i], placeholders_[i].initial.sizes().vec(), "embedding"});
   }
+  for (std::size_t i = 0; i < second_names_.size(); ++i) {
+    specs.push_back({second_names_[i], placeholders_[i].second_initial.sizes().vec(), "embedding"});
+  }
   return specs;
 }
 
 void TextualInversion::initialize(const optim::Arena& arena, std::uint64_t /*seed*/) const {
   const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < names_.size(); ++i) arena.parameter(names_[i]).detach().copy_(placeholders_[i].initial);
+  for (std::size_t i = 0; i < second_names_.size(); ++i) {
+    arena.parameter(second_names_[i]).detach().copy_(placeholders_[i].second_initial);
+  }
 }
 
 std::unique_ptr<model::ModelHooks> TextualInversion::hooks(const optim::Arena& arena, ForwardContext) const {
-  std::vector<TokenVectors> tokens;
+  std::vector<TokenVectors> first, second;
   for (std::size_t i = 0; i < names_.size(); ++i) {
-    tokens.push_back({placeholders_[i].first_id, arena.parameter(names_[i])});
+    first.push_back({placeholders_[i].first_id, arena.parameter(names_[i])});
   }
-  return std::make_unique<EmbeddingHooks>(std::move(tokens));
+  for (std::size_t i = 0; i < second_names_.size(); ++i) {
+    second.push_back({placeholders_[i].second_id, arena.parameter(second_names_[i])});
+  }
+  return std::make_unique<EmbeddingHooks>(std::move(first), std::move(second));
 }
 
 void TextualInversion::export_file(const optim::Arena& arena, const std::filesystem::path& file,
@@ -80,12 +98,12 @@ void TextualInversion::export_file(const optim::Arena& arena, const std::filesys
   for (std::size_t i = 0; i < names_.size(); ++i) {
     embeddings.push_back(
         {placeholders_[i].token, arena.parameter(names_[i]).detach(), {}, info.step, info.base_sha256, info.base_name});
+    if (!second_names_.empty()) embeddings.back().second_vectors = arena.parameter(second_names_[i]).detach();
   }
   write_embeddings(file, embeddings.size() == 1 ? EmbeddingFormat::a1111 : EmbeddingFormat::diffusers, embeddings);
 }
 
 LoadedEmbeddings::LoadedEmbeddings(const std::vector<std::string>& files, const model::BaseModel& base) {
-  const at::Tensor& table = base.text_encoder->parameters().at("text_model.embeddings.token_embedding.weight");
   for (const std::string& given : files) {
     const std::size_t equals = given.find('=');
     const std::filesystem::path file = given.substr(0, equals);
@@ -98,18 +116,21 @@ LoadedEmbeddings::LoadedEmbeddings(const std::vector<std::string>& files, const 
     }
     for (const Embedding& embedding : embeddings) {
       check_width(embedding, file, base);
-      const std::int64_t first =
-          base.tokenizer->add_token(embedding.token, embedding.vectors.size(0), base.text_encoder->vocab_size());
-      placeholders_.push_back({embedding.token, first, embedding.vectors.to(table.device(), at::kFloat)});
+      std::vector<at::Tensor> vectors{embedding.vectors};
+      if (embedding.second_vectors.defined()) vectors.push_back(embedding.second_vectors);
+      placeholders_.push_back(add_placeholder(embedding.token, vectors, base));
     }
   }
 }
 
 std::unique_ptr<model::ModelHooks> LoadedEmbeddings::hooks() const {
   if (placeholders_.empty()) return nullptr;
-  std::vector<TokenVectors> tokens;
-  for (const Placeholder& placeholder : placeholders_) tokens.push_back({placeholder.first_id, placeholder.initial});
-  return std::make_unique<EmbeddingHooks>(std::move(tokens));
+  std::vector<TokenVectors> first, second;
+  for (const Placeholder& placeholder : placeholders_) {
+    first.push_back({placeholder.first_id, placeholder.initial});
+    if (placeholder.second_initial.defined()) second.push_back({placeholder.second_id, placeholder.second_initial});
+  }
+  return std::make_unique<EmbeddingHooks>(std::move(first), std::move(second));
 }
 
 }  // namespace ldmtune::adapt

@@ -3,8 +3,9 @@
 // stands for n vectors, which become n token ids behind the base's vocabulary; the base's own embeddings are never
 // touched, so nothing has to be put back after a step.
 //
-// Parameters: "embedding" (n, D), or with several placeholders "embedding.<token>" for each, in their order; all in the
-// group "embedding". D is the text encoder's width.
+// Parameters: "embedding" (n, D), or with several placeholders "embedding.<token>" for each, in their order; for SDXL's
+// second text encoder then "embedding_2" or "embedding_2.<token>" (n, D2); all in the group "embedding". D is the text
+// encoder's width.
 
 #include <cstdint>
 #include <filesystem>
@@ -22,8 +23,10 @@ namespace ldmtune::adapt {
 /// A word that the tokenizer knows already, and where its vectors start.
 struct Placeholder {
   std::string token;
-  std::int64_t first_id = 0;  ///< vector i belongs to id first_id + i
-  at::Tensor initial;         ///< f32 (n, D)
+  std::int64_t first_id = 0;    ///< vector i belongs to id first_id + i
+  at::Tensor initial;           ///< f32 (n, D)
+  std::int64_t second_id = 0;   ///< the same for SDXL's second tokenizer and text encoder
+  at::Tensor second_initial{};  ///< f32 (n, D2); undefined where there is none
 };
 
 /// Checks the options and makes the base's tokenizer know the placeholders. Vectors start as those of the initializer
@@ -33,11 +36,21 @@ struct Placeholder {
 /// width than the base's.
 std::vector<Placeholder> make_placeholders(const TextualInversionConfig& config, const model::BaseModel& base);
 
+/// Makes the base's tokenizers know `token`, whose vectors these are, one tensor a text encoder. Errors: InputError for
+/// a token that the vocabulary has already.
+Placeholder add_placeholder(const std::string& token, const std::vector<at::Tensor>& vectors,
+                            const model::BaseModel& base);
+
+/// Shapes that these options train, from the base's config.json files alone (a plan loads no weights).
+/// Errors: InputError naming the option or file.
+std::vector<optim::ParameterSpec> planned_parameters(const TextualInversionConfig& config,
+                                                     const std::filesystem::path& base);
+
 /// Errors: InputError naming `file` and both widths where the embedding was made for another base.
 void check_width(const Embedding& embedding, const std::filesystem::path& file, const model::BaseModel& base);
 
-/// Parameter names of these tokens, in their order.
-std::vector<std::string> embedding_names(const std::vector<std::string>& tokens);
+/// Parameter names of these tokens, in their order, for the first or (1) the second text encoder.
+std::vector<std::string> embedding_names(const std::vector<std::string>& tokens, std::int64_t encoder = 0);
 
 class TextualInversion final : public Adapter {
  public:
@@ -56,7 +69,7 @@ class TextualInversion final : public Adapter {
 
  private:
   std::vector<Placeholder> placeholders_;
-  std::vector<std::string> names_;  ///< of their parameters
+  std::vector<std::string> names_, second_names_;  ///< of their parameters; the latter empty without a second encoder
 };
 
 /// Embeddings read from files, ready to draw with: their tokens are added to the base's tokenizer.

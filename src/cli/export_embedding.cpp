@@ -23,16 +23,19 @@ void export_embeddings(const train::CheckpointState& state, const store::TensorM
                        const std::filesystem::path& checkpoint, const std::string& format, const std::string& token,
                        const std::filesystem::path& output) {
   const std::vector<std::string> tokens = tokens_of(state);
-  const std::vector<std::string> names = adapt::embedding_names(tokens);
+  const std::vector<std::string> names = adapt::embedding_names(tokens), second = adapt::embedding_names(tokens, 1);
+  const std::size_t encoders = parameters.count(second.front()) > 0 ? 2 : 1;
   std::vector<adapt::Embedding> embeddings;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     const auto found = parameters.find(names[i]);
-    if (found == parameters.end() || tokens.size() != parameters.size()) {
+    if (found == parameters.end() || encoders * tokens.size() != parameters.size() ||
+        (encoders == 2 && parameters.count(second[i]) == 0)) {
       fail_input((checkpoint / "parameters.safetensors").string(), ": expected ", names[i],
                  " and nothing that state.json does not describe");
     }
     if (token.empty() || token == tokens[i]) {
       embeddings.push_back({tokens[i], found->second, {}, state.step, state.base_sha256, state.base_name});
+      if (encoders == 2) embeddings.back().second_vectors = parameters.at(second[i]);
     }
   }
   if (embeddings.empty()) {

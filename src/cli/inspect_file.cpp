@@ -4,6 +4,7 @@
 #include <map>
 
 #include "adapt/hypernetwork.h"
+#include "adapt/textual_inversion_file.h"
 #include "core/options.h"
 #include "store/files.h"
 #include "store/image.h"
@@ -17,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kMostListed = 12;
+constexpr std::size_t kLongestValue = 160;  // characters; a LoRA's settings name every layer
 
 std::string first_bytes(const fs::path& file) {
   std::string bytes(16, '\0');
@@ -48,7 +50,10 @@ std::string describe_safetensors(const fs::path& file) {
     elements[c10::toString(tensor.dtype)] += c10::multiply_integers(tensor.shape);
   std::string text = "safetensors\n" + fact("tensors", tensors.size());
   for (const auto& [dtype, number] : elements) text += fact("elements in " + dtype, number);
-  for (const auto& [key, value] : metadata) text += fact("metadata " + key, value);
+  for (const auto& [key, value] : metadata) {
+    const bool is_long = value.size() > kLongestValue;
+    text += fact("metadata " + key, is_long ? value.substr(0, kLongestValue) + " ..." : value);
+  }
   for (std::size_t i = 0; i < std::min(tensors.size(), kMostListed); ++i) {
     text += cat("    ", tensors[i].name, " ", c10::toString(tensors[i].dtype), " ", shape_text(tensors[i].shape), "\n");
   }
@@ -67,6 +72,20 @@ std::string describe_hypernetwork(const fs::path& file) {
   text += fact("context widths", list_text(spec.widths)) + fact("parameters", read.arena->trainable_elements());
   if (!read.base_name.empty()) text += fact("trained on", read.base_name);
   if (!read.base_sha256.empty()) text += fact("base sha256", read.base_sha256);
+  return text;
+}
+
+std::string describe_embeddings(const fs::path& file) {
+  std::string text = "textual inversion embedding\n";
+  const auto embeddings = adapt::read_embeddings(file);
+  for (const adapt::Embedding& embedding : embeddings) {
+    const at::Tensor& second = embedding.second_vectors;
+    text +=
+        fact("token " + embedding.token, cat(embedding.vectors.size(0), " vectors ", embedding.vectors.size(1), " wide",
+                                             second.defined() ? cat(" and ", second.size(1), " wide") : ""));
+  }
+  text += fact("step", embeddings.front().step);
+  if (!embeddings.front().base_name.empty()) text += fact("trained on", embeddings.front().base_name);
   return text;
 }
 
@@ -97,8 +116,10 @@ std::string describe_torch(const fs::path& file) {
   std::string text;
   if (dict && is_hypernetwork(*dict)) {
     text = describe_hypernetwork(file);
+  } else if (dict && (dict->find("string_to_param") || dict->find("emb_params"))) {
+    text = describe_embeddings(file);
   } else if (dict) {
-    text = dict->find("string_to_param") ? "textual inversion embedding (torch file)\n" : "torch file\n";
+    text = "torch file\n";
     for (std::size_t i = 0; i < std::min(dict->items.size(), kMostListed); ++i) {
       text += cat("    ", value_text(dict->items[i].first), ": ", value_text(dict->items[i].second), "\n");
     }

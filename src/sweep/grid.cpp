@@ -125,6 +125,7 @@ Trial make_trial(const Parts& parts, const std::vector<std::size_t>& choice) {
       trial.inactive.insert(name);
     }
   }
+  apply_method_defaults(table, trial.config);
   for (const VariedOption& option : parts.varied) trial.varied.emplace_back(option.name, table.text_of(option.name));
   trial.resolved = identity_text(table);
   trial.id = store::sha256_text(trial.resolved).substr(0, 8);

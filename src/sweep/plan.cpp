@@ -9,6 +9,7 @@
 #include "adapt/dreambooth.h"
 #include "adapt/hypernetwork.h"
 #include "adapt/lora.h"
+#include "adapt/textual_inversion.h"
 #include "core/error.h"
 #include "data/latent_dataset.h"
 #include "data/sample_stream.h"
@@ -124,7 +125,9 @@ std::vector<optim::ParameterSpec> parameters_of(const TrainConfig& config) {
   if (config.method == "dreambooth") {
     return adapt::dreambooth_parameters(config.dreambooth, config.caption.clip_skip, config.base);
   }
-  fail_input("option method: expected hypernetwork, lora or dreambooth, found '", config.method, "'");
+  if (config.method == "textual_inversion") return adapt::planned_parameters(config.textual_inversion, config.base);
+  fail_input("option method: expected hypernetwork, lora, textual_inversion or dreambooth, found '", config.method,
+             "'");
 }
 
 /// Characters of UTF-8 text.

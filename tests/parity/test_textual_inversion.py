@@ -334,11 +334,11 @@ def refused(file, *words):
 
 
 def test_bad_files(files, dataset, tmp_path):
-    refused(torch_file(tmp_path / "sd15.pt", {"emb_params": torch.randn(2, 768)}), "768 wide", "160 wide", "emoji-base")
+    refused(torch_file(tmp_path / "sd15.pt", {"emb_params": torch.randn(3, 768)}), "768 wide", "160 wide", "emoji-base")
     refused(torch_file(tmp_path / "zorp.pt", {"monster": torch.randn(2, 160)}), "'monster'", "vocabulary already")
     pair = {"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)}
     save_file(pair, tmp_path / "xl.safetensors")
-    refused(tmp_path / "xl.safetensors", "SDXL", "768 and 1280", "160 wide")
+    refused(tmp_path / "xl.safetensors", "SDXL", "768 wide", "1280 wide", "160 wide")
     save_file({"a": torch.randn(3, 4), "b": torch.randn(4, 3)}, tmp_path / "model.safetensors")
     refused(tmp_path / "model.safetensors", "no textual inversion embedding")
     for kind in ("a1111/zorp.pt", "diffusers/learned_embeds.safetensors"):

@@ -95,6 +95,53 @@ TEST(TextualInversion, ABatchWithoutTheWordHasZeroGradient) {
   EXPECT_EQ(arena.gradients().count_nonzero().item<std::int64_t>(), 0);
 }
 
+TEST(TextualInversion, TheSecondTextEncoderHasIdsAndVectorsOfItsOwn) {
+  constexpr std::int64_t kSecondWidth = 12;
+  std::vector<Placeholder> words = two_words();
+  for (Placeholder& word : words) {
+    word.second_id = word.first_id + 100;
+    word.second_initial = normals({word.initial.size(0), kSecondWidth}, 30 + static_cast<std::uint64_t>(word.first_id));
+  }
+  const TextualInversion adapter(words), single({words.front()});
+  EXPECT_EQ(single.parameters()[1].name, "embedding_2");
+  ASSERT_EQ(adapter.parameters().size(), 4u);
+  EXPECT_EQ(adapter.parameters()[2].name, "embedding_2.<zorp>");
+  EXPECT_EQ(adapter.parameters()[2].shape, (std::vector<std::int64_t>{2, kSecondWidth}));
+  const optim::Arena arena(adapter.parameters());
+  adapter.initialize(arena, 0);
+  const auto hooks = adapter.hooks(arena, {});
+  const at::Tensor ids = at::tensor({50, 151}, at::kLong).view({1, 2});
+  hooks->begin_text_encoder(0);
+  const at::Tensor first = hooks->token_embedding(ids, at::zeros({1, 2, kWidth}));
+  EXPECT_TRUE(at::equal(first[0][0], words[0].initial[0]));
+  EXPECT_EQ(first[0][1].count_nonzero().item<std::int64_t>(), 0);
+  hooks->begin_text_encoder(1);
+  const at::Tensor second = hooks->token_embedding(ids, at::zeros({1, 2, kSecondWidth}));
+  EXPECT_EQ(second[0][0].count_nonzero().item<std::int64_t>(), 0);
+  EXPECT_TRUE(at::equal(second[0][1], words[0].second_initial[1]));
+
+  const auto file = std::filesystem::temp_directory_path() / ("ldmtune-pair-" + std::to_string(getpid()) + ".pt");
+  const optim::Arena one(single.parameters());
+  single.initialize(one, 0);
+  single.export_file(one, file, {});
+  EXPECT_TRUE(at::equal(read_embeddings(file).front().second_vectors, words[0].second_initial));
+  std::filesystem::remove(file);
+}
+
+TEST(TextualInversion, APlanNeedsNoWeights) {
+  TextualInversionConfig config;
+  config.placeholder_token = {"<planned>", "<too>"};
+  config.num_vectors = {3, 1};
+  const auto planned = planned_parameters(config, base().folder);
+  const auto made = TextualInversion(make_placeholders(config, base())).parameters();
+  ASSERT_EQ(planned.size(), made.size());
+  for (std::size_t i = 0; i < made.size(); ++i) {
+    EXPECT_EQ(planned[i].name, made[i].name);
+    EXPECT_EQ(planned[i].shape, made[i].shape);
+  }
+  EXPECT_THROW(planned_parameters(config, base().folder / "unet"), InputError);
+}
+
 TEST(TextualInversion, HalfPrecisionBasesGetTheirOwnType) {
   const TextualInversion adapter(two_words());
   const optim::Arena arena(adapter.parameters());
