@@ -1,4 +1,5 @@
-// Writes A1111's hypernetwork .pt (or the same as .safetensors): integer keys width -> (state dict of k, state dict of v), then the settings.
+// Writes A1111's hypernetwork .pt (or the same as .safetensors): integer keys width -> (state dict of k, state dict of
+// v), then the settings.
 
 #include <algorithm>
 
