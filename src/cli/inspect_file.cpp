@@ -51,8 +51,9 @@ std::string describe_safetensors(const fs::path& file) {
   std::string text = "safetensors\n" + fact("tensors", tensors.size());
   for (const auto& [dtype, number] : elements) text += fact("elements in " + dtype, number);
   for (const auto& [key, value] : metadata) {
-    const bool is_long = value.size() > kLongestValue;
-    text += fact("metadata " + key, is_long ? value.substr(0, kLongestValue) + " ..." : value);
+    std::string shown = value;
+    if (shown.size() > kLongestValue) shown.erase(kLongestValue).append(" ...");
+    text += fact("metadata " + key, shown);
   }
   for (std::size_t i = 0; i < std::min(tensors.size(), kMostListed); ++i) {
     text += cat("    ", tensors[i].name, " ", c10::toString(tensors[i].dtype), " ", shape_text(tensors[i].shape), "\n");
