@@ -158,7 +158,10 @@ void export_model(const train::CheckpointState& state, const store::TensorMap& p
 void export_checkpoint(const std::filesystem::path& checkpoint, const ExportOptions& options) {
   const at::NoGradGuard no_grad;
   const train::CheckpointState state = train::read_checkpoint_state(checkpoint);
-  const store::TensorMap parameters = store::read_safetensors(checkpoint / "parameters.safetensors").tensors;
+  // With optim.use_ema the average is what was measured.
+  const bool averaged = std::filesystem::exists(checkpoint / "ema.safetensors");
+  const store::TensorMap parameters =
+      store::read_safetensors(checkpoint / (averaged ? "ema.safetensors" : "parameters.safetensors")).tensors;
   if (state.config.at("method") == "lora") {
     export_lora(state, parameters, checkpoint, options.format, options.name, options.output);
   } else if (state.config.at("method") == "textual_inversion") {
