@@ -105,7 +105,7 @@ void TextualInversion::export_file(const optim::Arena& arena, const std::filesys
 
 LoadedEmbeddings::LoadedEmbeddings(const std::vector<std::string>& files, const model::BaseModel& base) {
   for (const std::string& given : files) {
-    const std::size_t equals = given.find('=');
+    const std::size_t equals = std::filesystem::exists(given) ? std::string::npos : given.rfind('=');
     const std::filesystem::path file = given.substr(0, equals);
     std::vector<Embedding> embeddings = read_embeddings(file);
     if (equals != std::string::npos) {

@@ -7,9 +7,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "adapt/dreambooth.h"
 #include "adapt/hypernetwork.h"
 #include "adapt/lora_file.h"
 #include "adapt/merge.h"
+#include "adapt/textual_inversion.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "data/captions.h"
@@ -20,6 +22,7 @@
 #include "pipeline/generate.h"
 #include "store/files.h"
 #include "store/image.h"
+#include "store/safetensors.h"
 #include "train/signals.h"
 
 namespace ldmtune::sweep {
@@ -149,7 +152,10 @@ class Painter {
   void start(const Column& column) {
     adapter_.reset();
     arena_.reset();
+    embeddings_.reset();
     prompts_.reset();
+    if (base_is_changed_) base_.reset();
+    base_is_changed_ = false;
     caption_ = column.row == nullptr ? config_.caption : column.row->trial->config.caption;
     column_ = column;
   }
@@ -191,14 +197,32 @@ class Painter {
     request.guidance_scale = config_.sample.guidance_scale;
     request.sampler = config_.sample.sampler;
     const pipeline::HooksFactory adapted = hooks();
-    request.hooks_in_text_encoder = adapter_ && adapter_->trains_text_encoder();
+    request.hooks_in_text_encoder = embeddings_ || (adapter_ && adapter_->trains_text_encoder());
     return pipeline::generate(base(), *prompts_, request, adapted).image;
   }
 
   pipeline::HooksFactory hooks() {
     if (column_.row == nullptr) return nullptr;
+    if (column_.row->trial->config.method == "dreambooth") {
+      change_base(export_file(*column_.row));
+      return nullptr;
+    }
+    if (column_.row->trial->config.method == "textual_inversion") {
+      if (!embeddings_) {
+        base_is_changed_ = true;
+        embeddings_ =
+            std::make_unique<adapt::LoadedEmbeddings>(std::vector{export_file(*column_.row).string()}, base());
+      }
+      return [this](std::int64_t) { return embeddings_->hooks(); };
+    }
     if (!adapter_) read_adapter(export_file(*column_.row), column_.row->trial->config.method);
     return [this](std::int64_t) { return adapter_->hooks(*arena_, adapt::ForwardContext{}); };
+  }
+
+  void change_base(const fs::path& file) {
+    if (base_is_changed_) return;
+    adapt::load_trained_weights(store::read_safetensors(file).tensors, file, base());
+    base_is_changed_ = true;
   }
 
   void read_adapter(const fs::path& file, const std::string& method) {
@@ -216,8 +240,10 @@ class Painter {
   at::Device device_;
   fs::path images_;
   std::unique_ptr<model::BaseModel> base_;
+  bool base_is_changed_ = false;  ///< it holds the weights of the column's trial, or its tokenizer the words
   std::unique_ptr<pipeline::PromptEncoder> prompts_;
-  std::unique_ptr<adapt::Adapter> adapter_;  ///< of the column's trial
+  std::unique_ptr<adapt::LoadedEmbeddings> embeddings_;  ///< of the column's trial
+  std::unique_ptr<adapt::Adapter> adapter_;              ///< of the column's trial
   std::unique_ptr<optim::Arena> arena_;
   CaptionConfig caption_;
   Column column_;
