@@ -7,6 +7,7 @@
 
 #include "adapt/dreambooth.h"
 #include "adapt/merge.h"
+#include "core/config.h"
 #include "core/error.h"
 #include "pipeline/dataset_writer.h"
 #include "store/files.h"
@@ -22,8 +23,14 @@ std::string option_of(const train::CheckpointState& state, const std::string& na
   return found == state.config.end() ? "" : found->second;
 }
 
-fs::path base_of(const train::CheckpointState& state, const fs::path& given) {
-  return given.empty() ? fs::path(option_of(state, "base")) : given;
+TrainConfig config_of(const train::CheckpointState& state) {
+  TrainConfig config;
+  OptionTable table;
+  declare(table, config);
+  for (const auto& [name, text] : state.config) {
+    if (table.contains(name)) table.set({name, text, "state.json"});
+  }
+  return config;
 }
 
 /// Components whose weights are not the base folder's any more.
@@ -51,6 +58,10 @@ void write_component(const std::string& component, const model::BaseModel& train
 
 }  // namespace
 
+fs::path base_of(const train::CheckpointState& state, const fs::path& given) {
+  return given.empty() ? fs::path(option_of(state, "base")) : given;
+}
+
 at::ScalarType parse_weight_type(const std::string& name) {
   if (name == "fp32") return at::kFloat;
   if (name == "fp16") return at::kHalf;
@@ -65,8 +76,8 @@ model::BaseModel load_trained_model(const train::CheckpointState& state, const s
     fail_input("option base: ", folder.string(), ", the base of ", checkpoint.string(),
                ", is not there; give --base with where it lies now");
   }
-  model::BaseModelOptions options;
-  options.variant = option_of(state, "variant");
+  const TrainConfig config = config_of(state);
+  model::BaseModelOptions options = model::options_of(config.base_options, config.variant);
   options.vae = false;
   model::BaseModel base = model::load_base_model(folder, options);
   adapt::merge_into(base, option_of(state, "base.merge"));
@@ -77,6 +88,20 @@ model::BaseModel load_trained_model(const train::CheckpointState& state, const s
   }
   adapt::load_trained_weights(parameters, checkpoint / "parameters.safetensors", base);
   return base;
+}
+
+model::BaseParts trained_parts(const train::CheckpointState& state, const store::TensorMap& parameters,
+                               const fs::path& checkpoint, const fs::path& given) {
+  const model::BaseModel trained = load_trained_model(state, parameters, checkpoint, given);
+  const TrainConfig config = config_of(state);
+  model::BaseParts parts =
+      model::read_base_parts(base_of(state, given), model::options_of(config.base_options, config.variant));
+  for (auto& [name, network] : parts.networks) {
+    if (adapt::parameters_of(trained, name) && differs(name, state, parameters)) {
+      network.tensors = *adapt::parameters_of(trained, name);
+    }
+  }
+  return parts;
 }
 
 void export_diffusers_folder(const train::CheckpointState& state, const store::TensorMap& parameters,
