@@ -6,6 +6,7 @@
 
 #include "adapt/hypernetwork.h"
 #include "cli/commands.h"
+#include "cli/export_base.h"
 #include "cli/export_embedding.h"
 #include "cli/export_lora.h"
 #include "cli/export_model.h"
@@ -36,7 +37,8 @@ struct ExportOptions {
   std::string token;
   bool inference = false;
   std::filesystem::path base;
-  std::string dtype = "fp32";
+  std::string dtype;
+  BaseConfig base_options;
   std::filesystem::path output;
 };
 
@@ -50,7 +52,9 @@ void declare(OptionTable& t, ExportOptions& o) {
   t.add("inference", o.inference, "",
         "Hypernetworks: leave dropout out, which ComfyUI would keep active; layers are numbered anew");
   t.add("base", o.base, "", "Dreambooth: where the base lies that was trained on (empty: where it lay then)");
-  t.add("dtype", o.dtype, "", "Dreambooth: type of the weights, fp32 | fp16 | bf16");
+  t.add("dtype", o.dtype, "",
+        "Whole models: type of the weights, fp32 | fp16 | bf16 (empty: a base's as stored, what was trained in fp32)");
+  declare(t, o.base_options);
   t.add("token", o.token, "", "Of several words of a textual inversion, the one to write (empty: all)");
 }
 
@@ -148,7 +152,12 @@ void export_hypernetwork(const train::CheckpointState& state, const store::Tenso
 
 void export_model(const train::CheckpointState& state, const store::TensorMap& parameters,
                   const std::filesystem::path& checkpoint, const ExportOptions& options) {
-  const at::ScalarType dtype = parse_weight_type(options.dtype);
+  if (options.format == "ldm") {
+    write_base(trained_parts(state, parameters, checkpoint, options.base), base_of(state, options.base),
+               options.base_options, options.format, options.dtype, options.output);
+    return;
+  }
+  const at::ScalarType dtype = parse_weight_type(options.dtype.empty() ? "fp32" : options.dtype);
   if (options.format != "diffusers") {
     fail_input("option format: expected diffusers (a folder) for a model's weights, found \"", options.format, "\"");
   }
@@ -190,7 +199,10 @@ ExitCode run_export(const Arguments& arguments, comm::Communicator& comm) {
   pipeline::run_together(comm, [&] {
     if (comm.rank() != 0) return;
     const std::filesystem::path given = line.positional.front();
-    if (std::filesystem::is_regular_file(given) && options.format == "a1111") {
+    if (is_base(given, options.format)) {
+      export_base(given, options.base_options, options.format, options.dtype, options.output);
+      LDMTUNE_LOG(info) << "wrote " << options.output.string();
+    } else if (std::filesystem::is_regular_file(given) && options.format == "a1111") {
       convert_hypernetwork(given, options);
     } else {
       export_checkpoint(checkpoint_in(given), options);
