@@ -1,4 +1,4 @@
-"""Same bits on 1, 2 and 4 ranks and after a resume for Lion, Prodigy, averages, every loss and fp16."""
+"""Same bits on 1, 2 and 4 ranks and after a resume for Lion, Prodigy, averages, min-SNR, huber and stratified timesteps."""
 
 import json
 
@@ -71,5 +71,7 @@ def test_the_average_is_what_is_exported_and_measured(dataset, tmp_path):
     assert losses[0] != losses[1]
     average, trained = (load_file(averaged / last / name) for name in ["ema.safetensors", "parameters.safetensors"])
     assert average.keys() == trained.keys()
+    run(["export", averaged / last, "--format", "a1111", "--name", "bits", "--output", tmp_path / "bits.pt"])
+    assert sha256(tmp_path / "bits.pt") == sha256(averaged / last / "bits.pt")
     out = run(options(dataset, averaged, "lion", **{"optim.use_ema": "false", "train.resume_from_checkpoint": "latest"}), code=2)
     assert "optim.use_ema" in out
