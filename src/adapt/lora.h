@@ -37,7 +37,8 @@ struct LoraSite {
 
 /// Every weight of the base's UNet and text encoders with two dimensions or more, by component and name.
 std::vector<LoraSite> lora_sites(const model::BaseModel& base);
-/// The same from the headers of a base folder's weight files, without reading weights. Errors: InputError naming a file.
+/// The same from the headers of a base folder's weight files, without reading weights. Errors: InputError naming a
+/// file.
 std::vector<LoraSite> lora_sites(const std::filesystem::path& base_folder);
 
 /// One layer's factors.

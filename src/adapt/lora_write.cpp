@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "adapt/lora_file.h"
 #include "adapt/lora_keys.h"
