@@ -36,10 +36,14 @@ model::KeyValueContext PackedHooks::attention_context(const at::Tensor& context,
 
 at::Tensor PackedHooks::linear(const at::Tensor& input, const at::Tensor& output, const std::string& name) {
   std::vector<at::Tensor> outputs;
+  bool changed = false;
   for (const TrialRows& trial : trials_) {
-    outputs.push_back(
-        trial.hooks->linear(input.slice(0, trial.begin, trial.end), output.slice(0, trial.begin, trial.end), name));
+    const at::Tensor own = output.slice(0, trial.begin, trial.end);
+    outputs.push_back(trial.hooks->linear(input.slice(0, trial.begin, trial.end), own, name));
+    changed = changed || !outputs.back().is_same(own);
   }
+  // Hypernetworks and embeddings change no linear: joining the rows again would copy every one of them.
+  if (!changed) return output;
   if (!is_full()) outputs.push_back(output.slice(0, trials_.back().end, rows_));
   return at::cat(outputs);
 }
