@@ -94,13 +94,25 @@ def test_sweep_files_are_accepted(path, tmp_path):
     assert len(re.findall(r"^\d+ +[0-9a-f]{8}", printed, re.MULTILINE)) >= 4, printed
 
 
+def dataset_for(path, folder):
+    """What the job file's captions and prompts speak of: the mascot, or drawings."""
+    if "mascot" not in path.read_text():
+        return prepare(folder, 8)
+    run(["prepare", "--base", BASE, "--images", SOURCE / "datasets/mascot", "--output", folder])
+    return folder
+
+
 @pytest.mark.parametrize("path", TRAIN_FILES, ids=lambda path: path.name)
 def test_train_files_are_accepted(path, tmp_path):
-    """With the embedded base and a small dataset in place of the file's; two updates of one sample."""
-    dataset = prepare(tmp_path / "data", 8)
+    """With the embedded base and a small dataset in place of the file's; two updates of one sample, in a folder of its own."""
+    for folder in ("jobs", "datasets"):
+        (tmp_path / folder).symlink_to(SOURCE / folder)
+    dataset = dataset_for(path, tmp_path / "data")
+    small = ["--dreambooth.num_class_images", "2"] if "[dreambooth]" in path.read_text() else []
     printed = run(["train", "--config", path, "--base", BASE, "--data", dataset, "--output", tmp_path / "run", "--variant", "",
                    "--train.max_train_steps", "2", "--train.global_batch_size", "1", "--train.micro_batch_size", "1",
                    "--train.mixed_precision", "no", "--validation.steps", "0", "--validation.max_images", "1",
-                   "--validation.timesteps", "4", "--sample.steps", "0", "--caption.max_chunks", "1"], cwd=SOURCE)
+                   "--validation.adjacent", dataset, "--validation.timesteps", "4", "--sample.steps", "0",
+                   "--caption.max_chunks", "1", *small], cwd=tmp_path)
     assert "Done" in printed
     assert list(checkpoints(tmp_path / "run")) == ["step-00000002"]
