@@ -14,7 +14,6 @@ struct DataConfig {
   std::uint64_t seed = 0;
   std::uint64_t subset = 0;
   std::uint64_t subset_seed = 0;
-  std::vector<double> weights;
   std::string latent_sampling = "once";
 };
 

@@ -36,7 +36,6 @@ enum class Purpose : std::uint32_t {
   noise_offset = 15,      ///< training noise that is equal over a channel, one number a channel
   caption_tags = 16,      ///< order of a caption's tags
   tag_dropout = 17,       ///< which tags of a caption go; element = the tag's place
-  dataset_order = 18,     ///< which dataset a micro-batch takes; draw = round
   sweep_draw = 19,        ///< seed derived by the option's name; draw = index of the random draw
 };
 

@@ -256,6 +256,12 @@ void TrialSetup::collect_validation_sets() {
   test_set = {"test", &dataset, validation_samples(dataset, store::Split::test, limit), true};
 }
 
+std::vector<ValidationSet> TrialSetup::all_sets() const {
+  std::vector<ValidationSet> sets = validation_sets;
+  if (!test_set.samples.empty()) sets.push_back(test_set);
+  return sets;
+}
+
 std::vector<std::string> TrialSetup::preview_prompts() const {
   if (!config.sample.prompts.empty()) return config.sample.prompts;
   const data::CaptionTemplates templates(config.caption.template_text, config.caption.name);

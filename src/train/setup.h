@@ -75,6 +75,8 @@ class TrialSetup {
   /// The test split: measured once, for the analysis.
   ValidationSet test_set;
 
+  /// validation_sets and, where it has images, test_set: measured at the start and at the end.
+  std::vector<ValidationSet> all_sets() const;
   /// Captions of previews: sample.prompts, or held-out captions with the template applied.
   std::vector<std::string> preview_prompts() const;
   /// Every option as text.

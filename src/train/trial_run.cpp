@@ -199,15 +199,12 @@ void TrialRun::save() {
 
 void TrialRun::remember_untouched_base() {
   if (!trial_.adapter->changes_base()) return;
-  for (const ValidationSet& set : setup_.validation_sets) setup_.shared.base_loss(set);
-  if (!setup_.test_set.samples.empty()) setup_.shared.base_loss(setup_.test_set);
+  for (const ValidationSet& set : setup_.all_sets()) setup_.shared.base_loss(set);
   if (setup_.config.sample.steps > 0) preview_->draw_base();
 }
 
 void TrialRun::measure_base() {
-  std::vector<ValidationSet> sets = setup_.validation_sets;
-  if (!setup_.test_set.samples.empty()) sets.push_back(setup_.test_set);
-  for (const ValidationSet& set : sets) {
+  for (const ValidationSet& set : setup_.all_sets()) {
     base_losses_[set.kind] = setup_.shared.base_loss(set);
     if (resumed_from_.empty()) append_image_losses(set, base_losses_[set.kind], 0);
   }
@@ -221,9 +218,7 @@ void TrialRun::measure_base() {
 void TrialRun::measure(bool final) {
   const EmaWeights averaged(trial_, whole_average(trial_, comm_));
   const auto hooks = [this] { return trial_.adapter->hooks(*trial_.arena, {}); };
-  std::vector<ValidationSet> sets = setup_.validation_sets;
-  if (final && !setup_.test_set.samples.empty()) sets.push_back(setup_.test_set);
-  for (const ValidationSet& set : sets) {
+  for (const ValidationSet& set : final ? setup_.all_sets() : setup_.validation_sets) {
     last_losses_[set.kind] = setup_.shared.validator.evaluate(set, hooks, trial_.adapter->trains_text_encoder());
     if (final) append_image_losses(set, last_losses_[set.kind], trial_.step);
   }

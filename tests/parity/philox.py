@@ -26,7 +26,6 @@ PURPOSES = {
     "noise_offset": 15,
     "caption_tags": 16,
     "tag_dropout": 17,
-    "dataset_order": 18,
 }
 
 MASK32 = 0xFFFFFFFF
