@@ -43,6 +43,8 @@ def arguments(dataset, output, *more):
     (["--data.subset", "500"], ["subset", "500"]),
     (["--validation.timesteps", "3"], ["validation.timesteps"]),
     (["--caption.dropout", "1.5"], ["caption.dropout"]),
+    (["--noise.rescale_betas_zero_snr", "true"], ["noise.rescale_betas_zero_snr", "predicts v"]),
+    (["--noise.min_timestep", "1000"], ["noise.min_timestep"]),
     (["--method", "lokr"], ["method", "hypernetwork"]),
     (["--train.resume_from_checkpoint", "/no/such/step-00000001"], ["/no/such/step-00000001"]),
     (["--config", "/no/such.cfg"], ["/no/such.cfg"]),

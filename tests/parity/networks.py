@@ -66,9 +66,9 @@ def randomized(model, seed=1):
     return model.eval()
 
 
-def build_unet(name):
+def build_unet(name, **changes):
     torch.manual_seed(0)
-    config = dict(UNETS[name])
+    config = UNETS[name] | changes
     levels = len(config["block_out_channels"])
     if levels == 4:
         config.setdefault("down_block_types", (CROSS_DOWN,) * 3 + (PLAIN_DOWN,))

@@ -1,9 +1,9 @@
-"""Whole random base models as diffusers saves them, small enough for a test: Stable Diffusion XL's shape."""
+"""Whole random base models as diffusers saves them, small enough for a test: of Stable Diffusion 1, 2 and XL's shape."""
 
 import json
 from pathlib import Path
 
-from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from networks import build_unet, build_vae, random_text_encoder
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -31,9 +31,29 @@ def text_encoder(projects: bool, **changes):
     config = dict(vocab_size=len(VOCABULARY), max_position_embeddings=TOKENS, num_attention_heads=4, num_hidden_layers=4,
                   bos_token_id=last - 1, eos_token_id=last, pad_token_id=last)
     if not projects:
-        return random_text_encoder(CLIPTextConfig(hidden_size=48, intermediate_size=192, hidden_act="quick_gelu", **config | changes))
+        return random_text_encoder(CLIPTextConfig(**config | dict(hidden_size=48, intermediate_size=192, hidden_act="quick_gelu") | changes))
     second = dict(hidden_size=64, intermediate_size=256, hidden_act="gelu", projection_dim=24, eos_token_id=2, pad_token_id=0)
     return random_text_encoder(CLIPTextConfig(**config | second | changes), CLIPTextModelWithProjection)
+
+
+def sd_pipeline(family: str, folder: Path) -> StableDiffusionPipeline:
+    """Saved into `folder` too. "sd1" predicts the noise from text 48 wide; "sd2", OpenCLIP's kind of text encoder, v
+    from text 64 wide, with a padding token that is a character of prompts too."""
+    is_second = family == "sd2"
+    tokenizer = CLIPTokenizer.from_pretrained(save_tokenizer(folder.with_name(folder.name + ".tokenizer"), "!" if is_second else "<|endoftext|>"))
+    wide = dict(hidden_size=64, intermediate_size=256, hidden_act="gelu", pad_token_id=0) if is_second else {}
+    encoder = text_encoder(False, **wide)
+    unet = build_unet(family, cross_attention_dim=encoder.config.hidden_size, sample_size=8)
+    scheduler = DDIMScheduler(clip_sample=False, prediction_type="v_prediction" if is_second else "epsilon", **SCHEDULE)
+    pipeline = StableDiffusionPipeline(build_vae("sd"), encoder, tokenizer, unet, scheduler, safety_checker=None,
+                                       feature_extractor=None, requires_safety_checker=False)
+    pipeline.save_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def pipeline_of(family: str, folder: Path):
+    return xl_pipeline(folder) if family == "sdxl" else sd_pipeline(family, folder)
 
 
 def xl_pipeline(folder: Path) -> StableDiffusionXLPipeline:
