@@ -20,7 +20,7 @@ COLUMNS = {
     "sweep": ("text", "", "folder of the sweep"),
     "trial": ("integer", "", "number in the sweep's plan"),
     "id": ("text", "", "hash of everything that decides what is trained; with sweep the key of a row"),
-    "status": ("text", "", "done, failed, interrupted or pending"),
+    "status": ("text", "", "done, stopped by successive halving, failed, interrupted or pending"),
     "seed": ("integer", "", "train.seed"),
     "subset_seed": ("integer", "", "data.subset_seed: which draw of the training subset"),
     "method": ("text", "", "what was trained"),
@@ -33,6 +33,10 @@ COLUMNS = {
     "base_concept_train_loss": ("number", "mean squared error", "the same of the untouched base"),
     "adjacent_loss": ("number", "mean squared error", "validation images of validation.adjacent at the end"),
     "base_adjacent_loss": ("number", "mean squared error", "the same of the untouched base"),
+    "adjacent_drift": ("number", "mean squared difference", "from the base's own prediction on those images at the end"),
+    "adjacent_trigger_loss": ("number", "mean squared error", "those images with validation.adjacent_trigger"),
+    "base_adjacent_trigger_loss": ("number", "mean squared error", "the same of the untouched base"),
+    "adjacent_trigger_drift": ("number", "mean squared difference", "with the trigger, from the base's prediction with it"),
     "test_loss": ("number", "mean squared error", "test images at the end; only reported"),
     "base_test_loss": ("number", "mean squared error", "the same of the untouched base"),
     "trainable_parameters": ("integer", "numbers", "what trained"),
@@ -43,16 +47,18 @@ COLUMNS = {
     "base_sha256": ("text", "", "base model; losses compare only where it is the same"),
     "dataset_sha256": ("text", "", "dataset; losses compare only where it is the same"),
     "folder": ("text", "", "run folder"),
-    "reason": ("text", "", "why a trial failed"),
+    "reason": ("text", "", "why a trial failed or was stopped"),
 }
 _IMAGES = {
     "sweep": ("text", "", "folder of the sweep"),
     "id": ("text", "", "the trial's"),
-    "kind": ("text", "", "heldout, test, train or adjacent"),
+    "kind": ("text", "", "heldout, test, train, adjacent or adjacent_trigger"),
     "sample_id": ("integer", "", "the image's"),
     "loss": ("number", "mean squared error", "at the end"),
     "base_loss": ("number", "mean squared error", "of the untouched base"),
+    "drift": ("number", "mean squared difference", "from the base's own prediction at the end; of adjacent images"),
 }
+_KINDS = ("heldout", "test", "train", "adjacent", "adjacent_trigger")
 _OPTION = ("text", "", "option; empty where it does not count or did not vary in that sweep")
 
 
@@ -133,11 +139,12 @@ def _images(sweep: Sweep) -> pd.DataFrame:
     frames = [pd.DataFrame(columns=list(_IMAGES))]
     for run in sweep.runs:
         name = _sweep_name(sweep) or str(run.folder.resolve().parent)
-        for kind in ("heldout", "test", "train", "adjacent") if run.status == "done" else ():
+        for kind in _KINDS if run.status == "done" else ():
             losses, base = run.losses(kind), run.losses(kind, at="base")
             if len(losses):
                 frame = pd.DataFrame({"sample_id": losses.index, "loss": losses.to_numpy()})
                 frame["base_loss"] = base.reindex(losses.index).to_numpy()
+                frame["drift"] = run.drifts(kind).reindex(losses.index).to_numpy()
                 frames.append(frame.assign(sweep=name, id=run.planned.get("id") or run.name, kind=kind))
     return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)[list(_IMAGES)]
 

@@ -11,6 +11,7 @@ COSTS = [
     ("seconds", "training time (s)"),
     ("tflops", "counted TFLOP"),
     ("trainable_parameters", "trainable parameters"),
+    ("adjacent_drift", "drift on adjacent concepts"),
 ]
 _LISTED = 12
 
@@ -42,6 +43,11 @@ def cost_section(configurations: list, kind: str) -> str:
         "TFLOP are counted from the networks' shapes (UNet and what trains, forward and backward, validation too), by "
         "<code>ldmtune sweep plan</code>."
     )
+    if any(key == "adjacent_drift" for key, _, _ in panels):
+        note += (
+            " Drift is the mean squared difference from the untouched base's own prediction of adjacent concepts: what "
+            "training changed where it should have changed nothing."
+        )
     return html.section("Quality against cost", body, note)
 
 
@@ -50,7 +56,7 @@ def _front_table(panels: list, loss: str) -> str:
     for key, _, front in panels:
         for one in front:
             member.setdefault(id(one), (one, []))[1].append(key)
-    names = {"seconds": "time", "tflops": "TFLOP", "trainable_parameters": "parameters"}
+    names = {"seconds": "time", "tflops": "TFLOP", "trainable_parameters": "parameters", "adjacent_drift": "drift"}
     rows = []
     for one, keys in sorted(member.values(), key=lambda entry: entry[0].mean(loss))[:_LISTED]:
         rows.append(

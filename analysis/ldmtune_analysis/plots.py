@@ -165,6 +165,17 @@ def adjacent_curves(configurations: list) -> str | None:
     return _to_svg(figure, "adjacent", "Loss on adjacent concepts over updates")
 
 
+def drift_curves(configurations: list) -> str | None:
+    """Distance from the base's predictions on adjacent concepts over steps; None where it was not measured."""
+    figure, (axis,) = _figure(1)
+    if not _validation_curves(axis, configurations, lambda frame: _numeric(frame, "adjacent_drift")):
+        plt.close(figure)
+        return None
+    axis.set_title("Drift from the base on adjacent concepts", loc="left")
+    _count_updates(axis)
+    return _to_svg(figure, "drift", "Mean squared difference from the base's prediction on adjacent concepts over updates")
+
+
 def _gap(frame: pd.DataFrame) -> pd.DataFrame:
     numbers = frame[["step", "concept_heldout", "concept_train"]].apply(pd.to_numeric, errors="coerce").dropna()
     return pd.DataFrame({"step": numbers["step"], "gap": numbers["concept_heldout"] - numbers["concept_train"]})

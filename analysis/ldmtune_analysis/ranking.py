@@ -89,13 +89,13 @@ def _note(configurations: list, pairs: int) -> str:
 
 
 def ranking_section(ranked: list) -> str:
-    """A row a configuration, best first, and the untouched base; the adjacent column only where that was measured."""
+    """A row a configuration, best first, and the untouched base; the adjacent columns only where that was measured."""
     configurations = [standing.configuration for standing in ranked]
     known = [one.against_first for one in ranked[1:_SHOWN] if math.isfinite(one.against_first.low)]
     scale = min([0.0] + [i.low for i in known]), max([0.0] + [i.high for i in known])
     adjacent = any(math.isfinite(configuration.mean("adjacent_loss")) for configuration in configurations)
     heads = ["", "<<configuration", "held-out loss", "<<difference<br>to the first", "", "held-out −<br>train"]
-    heads += ["adjacent<br>change"] if adjacent else []
+    heads += ["adjacent<br>change", "adjacent<br>drift"] if adjacent else []
     heads += ["test loss", "parameters", "time"]
     rows = []
     for index, standing in enumerate(ranked[: _SHOWN + _FOLDED]):
@@ -155,7 +155,7 @@ def _measures(configuration, adjacent: bool) -> list:
     change = configuration.change("adjacent_loss", "base_adjacent_loss")
     return [
         html.signed(configuration.mean("gap")),
-        *([html.signed(change)] if adjacent else []),
+        *([html.signed(change), html.number(configuration.mean("adjacent_drift"), 5)] if adjacent else []),
         html.number(configuration.mean("test_loss")),
         html.count(configuration.mean("trainable_parameters")),
         html.duration(configuration.mean("seconds")) + _operations(configuration),
@@ -170,7 +170,7 @@ def _operations(configuration) -> str:
 def _base_cells(winner, adjacent: bool) -> list:
     loss, test = winner.mean("base_heldout_loss"), winner.mean("base_test_loss")
     gap = html.signed(loss - winner.mean("base_concept_train_loss"))
-    change = [""] if adjacent else []
+    change = ["", ""] if adjacent else []
     return ["", "untouched base", html.number(loss), "", "", gap, *change, html.number(test), "", ""]
 
 

@@ -38,7 +38,7 @@ def render(sweep: Sweep, tuned: list | None = None) -> str:
         sections.append(_curves(configurations[: plots.SERIES], len(configurations)))
         sections.append(cost_section(configurations, reported_kind(configurations)))
         sections += [picture_section(sweep, configurations), metrics_section(sweep, configurations)]
-    sections += [_unfinished(sweep), _settings(sweep, configurations)]
+    sections += [_stopped(sweep), _unfinished(sweep), _settings(sweep, configurations)]
     return html.document(
         f"{sweep.title}: what the trials showed" if sweep.folder else f"Comparison: {sweep.title}",
         _subtitle(sweep),
@@ -49,6 +49,8 @@ def render(sweep: Sweep, tuned: list | None = None) -> str:
 def _subtitle(sweep: Sweep) -> str:
     done = sum(run.status == "done" for run in sweep.runs)
     parts = [f"{done} of {len(sweep.runs)} trials done" if sweep.folder else f"{done} of {len(sweep.runs)} runs done"]
+    if sweep.stopped:
+        parts.append(f"{len(sweep.stopped)} stopped by successive halving")
     for key, word in (("base", "base"), ("data", "dataset")):
         if sweep.plan.get(key):
             parts.append(f"{word} <code>{escape(sweep.plan[key])}</code>")
@@ -180,7 +182,7 @@ def _legend(configurations: list) -> str:
 
 def _curves(configurations: list, total: int) -> str:
     curves = plots.loss_curves(configurations)
-    kinds = (plots.gap_curves, plots.adjacent_curves, plots.quartile_plot)
+    kinds = (plots.gap_curves, plots.adjacent_curves, plots.drift_curves, plots.quartile_plot)
     small = [plot for plot in (kind(configurations) for kind in kinds) if plot]
     if not curves and not small:
         return ""
@@ -194,6 +196,30 @@ def _curves(configurations: list, total: int) -> str:
     return html.section("How training went", body, note)
 
 
+def _options(run) -> str:
+    return escape(", ".join(f"{name} = {value}" for name, value in run.options.items() if value is not None))
+
+
+def _stopped(sweep: Sweep) -> str:
+    """What successive halving ended, longest trained first: no results, so they are ranked nowhere."""
+    if not sweep.stopped:
+        return ""
+    rows = []
+    order = sorted(sweep.stopped, key=lambda run: (-run.score("steps"), run.score("heldout_loss")))
+    for run in order[:_UNFINISHED_SHOWN]:
+        rung = html.badge("plain", f"rung {run.result.get('rung', '?')}")
+        loss, step = html.number(run.score("heldout_loss")), html.count(run.score("steps"))
+        rows.append(("", [escape(run.name), rung, step, loss, _options(run)]))
+    heads = ["<<trial", "<<stopped at", "updates", "held-out loss then", "<<options"]
+    note = (
+        "Successive halving ended these trainings early, as others had a lower held-out loss after as many updates. "
+        "Their losses then are not those of a whole training, so they are in no ranking, test or plot above."
+    )
+    left = len(order) - len(rows)
+    note += f" {left} more are not shown." if left else ""
+    return html.section("Stopped early", html.table(heads, rows), note)
+
+
 def _unfinished(sweep: Sweep) -> str:
     if not sweep.unfinished:
         return ""
@@ -201,9 +227,8 @@ def _unfinished(sweep: Sweep) -> str:
     order = {"failed": 0, "interrupted": 1}
     listed = sorted(sweep.unfinished, key=lambda run: order.get(run.status, 2))[:_UNFINISHED_SHOWN]
     for run in listed:
-        options = ", ".join(f"{name} = {value}" for name, value in run.options.items() if value is not None)
         kind = {"failed": "worse", "interrupted": "tied"}.get(run.status, "plain")
-        rows.append(("", [escape(run.name), html.badge(kind, run.status), escape(options), escape(run.reason) or "–"]))
+        rows.append(("", [escape(run.name), html.badge(kind, run.status), _options(run), escape(run.reason) or "–"]))
     note = "<code>ldmtune sweep … run</code> tries failed trials again and goes on with interrupted ones."
     left = len(sweep.unfinished) - len(listed)
     note += f" {left} more are not shown." if left else ""

@@ -27,8 +27,11 @@ _COLUMNS = {
         "heldout_q2",
         "heldout_q3",
         "heldout_q4",
+        "adjacent_drift",
+        "adjacent_trigger",
+        "adjacent_trigger_drift",
     ],
-    "validation_images.csv": ["step", "kind", "sample_id", "source", "loss"],
+    "validation_images.csv": ["step", "kind", "sample_id", "source", "loss", "drift"],
 }
 
 
@@ -38,7 +41,7 @@ class Run:
 
     name: str
     folder: Path
-    status: str  # done | failed | interrupted | pending
+    status: str  # done | stopped (by successive halving) | failed | interrupted | pending
     options: dict  # the options that vary in its sweep; None where an option does not count
     seed: int
     result: dict
@@ -61,14 +64,17 @@ class Run:
 
     @cached_property
     def _losses(self) -> dict:
-        """(kind, "end" or "base") -> loss of each image by sample_id."""
+        return self._of_images("loss")
+
+    def _of_images(self, column: str) -> dict:
+        """(kind, "end" or "base") -> that column of each image by sample_id."""
         found = {}
         for kind, rows in self.images.groupby("kind"):
             for at, step in (("base", 0), ("end", rows["step"].max())):
                 chosen = rows[rows["step"] == step]
                 if at == "base" or step > 0:
                     chosen = chosen.drop_duplicates("sample_id", keep="last")
-                    found[kind, at] = chosen.set_index("sample_id")["loss"].astype(float)
+                    found[kind, at] = chosen.set_index("sample_id")[column].astype(float)
         return found
 
     @property
@@ -103,6 +109,10 @@ class Run:
     def losses(self, kind: str = "heldout", at: str = "end") -> pd.Series:
         """Loss of each image by sample_id at the "end", or of the untouched "base" (step 0)."""
         return self._losses.get((kind, at), pd.Series(dtype=float))
+
+    def drifts(self, kind: str = "adjacent") -> pd.Series:
+        """Mean squared difference from the base's prediction of each image at the end, by sample_id."""
+        return self._of_images("drift").get((kind, "end"), pd.Series(dtype=float))
 
 
 @dataclass
@@ -178,7 +188,12 @@ class Sweep:
 
     @property
     def unfinished(self) -> list:
-        return [run for run in self.runs if run.status != "done"]
+        return [run for run in self.runs if run.status not in ("done", "stopped")]
+
+    @property
+    def stopped(self) -> list:
+        """Those that successive halving ended at a rung: what they reached is no result of a whole training."""
+        return [run for run in self.runs if run.status == "stopped"]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -252,8 +267,8 @@ def _read_config(file: Path) -> dict:
 
 
 def _status(folder: Path, result: dict, failure: Path) -> str:
-    if result.get("status") == "done":
-        return "done"
+    if result.get("status") in ("done", "stopped"):
+        return result["status"]
     if failure.is_file():
         return "failed"
     return "interrupted" if any(folder.glob("checkpoints/step-*")) else "pending"
@@ -273,9 +288,9 @@ def load_run(folder, options: dict | None = None, trial: int | None = None, plan
         status=status,
         options=dict(options or {}),
         seed=int(planned.get("seed", config.get("train.seed", 0))),
-        result=result if status == "done" else {},
+        result=result if status in ("done", "stopped") else {},
         config=config,
-        reason=read_json(failure).get("reason", "") if status == "failed" else "",
+        reason=read_json(failure).get("reason", "") if status == "failed" else result.get("reason", ""),
         trial=trial,
         planned=planned,
     )

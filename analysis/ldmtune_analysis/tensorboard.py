@@ -19,6 +19,9 @@ _TAGS = {
         "concept_heldout": "validation/heldout",
         "concept_train": "validation/train",
         "adjacent": "validation/adjacent",
+        "adjacent_drift": "validation/adjacent_drift",
+        "adjacent_trigger": "validation/adjacent_trigger",
+        "adjacent_trigger_drift": "validation/adjacent_trigger_drift",
         **{f"heldout_q{i}": f"heldout_by_timestep/quarter_{i}" for i in range(1, 5)},
     },
 }

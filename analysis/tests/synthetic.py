@@ -127,6 +127,7 @@ def write_run(
     image_noise: float = 0.002,
     parameters: int = 1000,
     test: bool = True,
+    drift: float = 0.004,
 ) -> dict:
     """A finished run whose held-out loss is `loss`; losses differ by image (the same in all runs) and a little by run."""
     rng = np.random.default_rng([seed, int(loss * 1e6)])
@@ -169,6 +170,7 @@ def write_run(
     }
     for quartile, share in zip("1234", (2.2, 1.0, 0.5, 0.3)):
         validation[f"heldout_q{quartile}"] = heldout * share
+    validation["adjacent_drift"] = np.linspace(0, drift, len(at)) if adjacent else ""
     pd.DataFrame(validation).to_csv(folder / "validation.csv", index=False)
     (folder / "config.cfg").write_text(
         f'method = hypernetwork\ndata = "sets/a#1"\n\n[train]\nseed = {seed}\nmax_train_steps = {steps}\n'
@@ -185,6 +187,7 @@ def write_run(
         "base_concept_train_loss": BASE_LOSS * 0.97,
         "adjacent_loss": 0.09 if adjacent else None,
         "base_adjacent_loss": 0.08 if adjacent else None,
+        "adjacent_drift": drift if adjacent else None,
         "test_loss": ends["test"] if test else None,
         "base_test_loss": BASE_LOSS if test else None,
         "trainable_parameters": parameters,
@@ -254,9 +257,11 @@ def write_sweep(
     adjacent: bool = True,
     pictures: bool = True,
     best: bool = True,
+    drifts=None,
     **run_options,
 ) -> Path:
-    """losses: one a configuration (layer structure x layer norm, in the grid's order). fail: numbers of failed trials."""
+    """losses, drifts: one a configuration (layer structure x layer norm, in the grid's order). fail: numbers of failed
+    trials."""
     entries = []
     number = 0
     for index, loss in enumerate(losses):
@@ -292,6 +297,7 @@ def write_sweep(
                     seed,
                     adjacent=adjacent,
                     parameters=1000 * (index + 1),
+                    **({"drift": drifts[index]} if drifts else {}),
                     **run_options,
                 )
             number += 1

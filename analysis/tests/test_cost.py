@@ -16,3 +16,10 @@ def test_costs_that_are_unknown_or_all_alike_are_left_out(tmp_path):
     page = cost_section(configurations, "test")
     assert "trainable parameters" in page and "counted TFLOP" not in page
     assert cost_section(configurations[:1], "test") == ""
+    assert "adjacent" not in page
+
+
+def test_drift_is_a_cost_too(tmp_path):
+    sweep = write_sweep(tmp_path / "sweep", [0.09, 0.07], drifts=[0.001, 0.004])
+    page = cost_section(load_sweep(sweep).configurations, "test")
+    assert "drift on adjacent concepts" in page and "should have changed nothing" in page

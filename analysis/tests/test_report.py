@@ -93,6 +93,13 @@ def test_pictures_stand_in_order_and_enlarged(tmp_path):
     assert len(text) < 3_000_000
 
 
+def test_forgetting_is_shown_as_loss_and_as_drift(tmp_path):
+    text = page(load_sweep(write_sweep(tmp_path / "demo", [0.066, 0.08])))
+    assert "adjacent<br>change" in text and "adjacent<br>drift" in text
+    assert "+0.0100" in text and "0.00400" in text
+    assert "difference from the base's prediction on adjacent concepts" in text.replace("&#x27;", "'")
+
+
 def test_a_missing_picture_leaves_a_gap(tmp_path):
     folder = write_sweep(tmp_path / "demo", [0.066])
     (folder / "pictures" / "real" / "3.png").unlink()
@@ -106,7 +113,7 @@ def test_works_without_adjacent_pictures_test_and_best(tmp_path):
     )
     said = words(text)
     assert "No test images were measured" in said
-    assert "adjacent concepts" not in said and "Concepts never trained on" not in said
+    assert "adjacent concepts" not in said and "drift" not in said and "Concepts never trained on" not in said
 
 
 def test_failures_are_listed_with_their_reason(tmp_path):
