@@ -3,7 +3,9 @@
 #
 #   slurm/submit.sh [OPTION ...] SWEEP.cfg [--section.option value ...] [-- SBATCH OPTION ...]
 #
-#   --pack K         train K trials together in each element, on one copy of the base model
+#   --pack K         train K trials together in each element, on one copy of the base model. auto: as many as an earlier
+#                    submission of this sweep, else as `ldmtune sweep plan --pack auto` finds in the memory of the machine
+#                    it runs on, which is this one: give a number where the compute nodes have less
 #   --concurrent N   at most N elements at the same time (LDMTUNE_CONCURRENT of slurm/site.sh)
 #   --elements LIST  only these, as 0,3,7-9; otherwise all that are neither finished nor in the queue
 #   --no-report      without the report job
@@ -19,12 +21,12 @@ source "$LDMTUNE_ROOT/slurm/job.sh"
 
 pack="" concurrent="$LDMTUNE_CONCURRENT" elements="" with_report=true dry_run=false
 
-whole_number() { [[ "$2" =~ ^[1-9][0-9]*$ ]] || die 2 "$1: expected a number above 0, found '$2'"; }
+whole_number() { [[ "$2" =~ ^[1-9][0-9]*$ ]] || die 2 "$1: expected ${3:-}a number above 0, found '$2'"; }
 
 read_arguments() {
   while [ $# -gt 0 ]; do
     case "$1" in
-      --pack) pack="${2:-}"; whole_number --pack "$pack"; shift ;;
+      --pack) pack="${2:-}"; [ "$pack" = auto ] || whole_number --pack "$pack" "auto or "; shift ;;
       --concurrent) concurrent="${2:-}"; shift ;;
       --elements) elements="${2:-}"; [[ "$elements" =~ ^[0-9]+([-,][0-9]+)*$ ]] || die 2 "--elements: expected 0,3,7-9, found '$elements'"; shift ;;
       --no-report) with_report=false ;;
@@ -58,6 +60,18 @@ plan() {  # plan [--pack K]
       "${command[@]}" || code=$?
   fi
   [ "$code" -eq 0 ] || die "$code" "the sweep cannot be planned (see above); nothing was submitted"
+}
+
+# The width that --pack auto stands for: a number, since the bits of a trial depend on it and memory differs by node and hour.
+automatic_width() {
+  local earlier width=""
+  for earlier in "$output"/slurm/*/pack; do
+    if [ -s "$earlier" ]; then width="$(<"$earlier")"; fi
+  done
+  # The largest pack of the plan: cut at that width, the trials fall into the same packs.
+  [ -n "$width" ] || width="$(plan --pack auto | awk '$1 ~ /^[0-9]+$/ && NF - 1 > most {most = NF - 1} END {print most + 0}')"
+  [ "$width" -gt 0 ] || die 1 "--pack auto: the plan names no packs; give a number"
+  echo "$width"
 }
 
 new_submission() {
@@ -113,9 +127,13 @@ read_arguments "$@"
 check_program
 command -v sbatch >/dev/null || die 2 "sbatch is not on PATH: submit from a login node of a Slurm cluster"
 plan_text="$(plan)"
+output="$(sweep_jobs output "$config" "${options[@]}")"
+if [ "$pack" = auto ]; then
+  pack="$(automatic_width)"
+  say "--pack auto: packs of $pack"
+fi
 packs_text=""
 [ -z "$pack" ] || packs_text="$(plan --pack "$pack")"
-output="$(sweep_jobs output "$config" "${options[@]}")"
 new_submission
 trap forget_unsubmitted EXIT
 write_submission

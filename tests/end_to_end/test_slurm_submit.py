@@ -83,6 +83,17 @@ def test_packs_are_elements(desk):
     assert (folder / "jobs").read_text() == "1\n0-1\n\n"
 
 
+def test_automatic_packs_are_a_number_for_all_elements(desk):
+    said = desk.submit("--pack", "auto", "--no-report", "x.sweep.cfg")
+    assert "packs of 4" in said
+    assert (desk.output / "slurm/001/pack").read_text() == "4"  # the larger of the plan's two packs
+    # Submitted again they are as wide, whatever the memory is by now: bits depend on the width.
+    (desk.folder / "bin/ldmtune").write_text("#!/bin/sh\n" + COMMANDS["ldmtune"].replace("0 1 2 3", "0 1"))
+    desk.submit("--pack", "auto", "--no-report", "x.sweep.cfg")
+    assert (desk.output / "slurm/002/pack").read_text() == "4"
+    assert "auto or a number above 0, found 'many'" in desk.submit("--pack", "many", "x.sweep.cfg", code=2)
+
+
 def test_submitted_again_it_waits_for_the_old_ones_too(desk):
     desk.submit("x.sweep.cfg")
     queued = "\n".join(f"1|{n}|{'RUNNING|n1' if n < 2 else 'FAILED|n1'}" for n in range(6)) + "\n"
