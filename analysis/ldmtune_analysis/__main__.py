@@ -1,4 +1,4 @@
-"""python -m ldmtune_analysis report | compare | collect | metrics | tensorboard | check"""
+"""python -m ldmtune_analysis report | compare | collect | metrics | tensorboard | check | optuna"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from .check import run_checks
 from .collection import collect
 from .metrics import measure_samples
+from .optuna_search import Search, search
 from .report import write_report
 from .runs import load_runs, load_sweep
 from .tensorboard import follow
@@ -48,10 +49,44 @@ def _parser() -> argparse.ArgumentParser:
         "check", help="exit 1 unless the sweep's best trial beats the base, took on the grey style, and opens"
     )
     check.add_argument("sweep", type=Path, help="the sweep.output folder")
+    _add_optuna(commands)
     return parser
 
 
-def _run(options) -> int:
+def _add_optuna(commands) -> None:
+    optuna = commands.add_parser(
+        "optuna",
+        allow_abbrev=False,  # --train.seed 1 is no short form of anything here
+        help="search a sweep file's ranges with Optuna, a round of packed trials at a time",
+        epilog="Any --section.option VALUE after these overrides the sweep file, as for ldmtune sweep.",
+    )
+    optuna.add_argument("file", type=Path, help="a sweep file: options as log_uniform(a, b), integer(a, b), a | b ...")
+    optuna.add_argument("--trials", type=int, required=True, help="of the whole study, with those of earlier calls")
+    optuna.add_argument("--pack", type=int, default=0, metavar="K", help="train K trials of a round in one forward")
+    optuna.add_argument("--batch", type=int, default=0, metavar="N", help="ask for N trials a round (default: K, or 1)")
+    optuna.add_argument("--seed", type=int, default=0, help="of what is suggested (default: 0)")
+    storage_help = "the study: a file, or a database as sqlite:///FILE (default: OUTPUT/optuna/journal.log)"
+    optuna.add_argument("--storage", default="", help=storage_help)
+    optuna.add_argument("--program", type=Path, help="the ldmtune to run (default: build/ldmtune of the repository)")
+    optuna.add_argument("--launcher", default="", help='before the program, as "jobs/launch.sh -n 8"')
+
+
+def _overrides(words: list) -> list:
+    """(option, text) of --section.option VALUE and --section.option=VALUE."""
+    found, at = [], 0
+    while at < len(words):
+        name, equals, value = words[at].partition("=")
+        if not name.startswith("--") or (not equals and at + 1 == len(words)):
+            raise ValueError(f"expected --section.option VALUE, found '{words[at]}'")
+        at += 1 if equals else 2
+        found.append((name[2:], value if equals else words[at - 1]))
+    return found
+
+
+def _run(options, others: list) -> int:
+    if options.command == "optuna":
+        wanted = {name: value for name, value in vars(options).items() if name != "command"}
+        return search(Search(**wanted, overrides=_overrides(others)))
     if options.command == "report":
         tuned = None if options.tune is None else [name for name in options.tune if name != "none"]
         print(write_report(load_sweep(options.sweep), options.output or options.sweep / "report.html", tuned))
@@ -74,7 +109,11 @@ def _run(options) -> int:
 
 def main(arguments: list | None = None) -> int:
     try:
-        return _run(_parser().parse_args(arguments))
+        parser = _parser()
+        options, others = parser.parse_known_args(arguments)
+        if others and options.command != "optuna":
+            parser.error("unrecognized arguments: " + " ".join(others))
+        return _run(options, others)
     except (OSError, ValueError, KeyError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
