@@ -121,11 +121,16 @@ def test_pictures_with_a_lora_in_every_spelling(base, lora, tmp_path):
     assert error(traces[0]["final_latent"], latent) < 1e-3
 
 
-def test_an_embedding_of_one_encoder_is_refused(base, tmp_path):
+def test_an_embedding_of_one_encoder_is_refused(base, lora, tmp_path):
     torch.save({"emb_params": torch.randn(2, 48)}, tmp_path / "small.pt")
-    output = run(["sample", "--base", base[0], "--embedding", tmp_path / "small.pt", "--prompt", "small", "--output",
-                  tmp_path / "x.png"], code=2)
-    assert "48 wide" in output and "64 wide" in output
+    sampling = ["sample", "--embedding", tmp_path / "small.pt", "--prompt", "small", "--output", tmp_path / "x.png"]
+    training = ["train", "--data", lora.parents[3] / "set", "--output", tmp_path / "run", "--method", "textual_inversion",
+                "--textual_inversion.placeholder_token", "<zorp>", "--textual_inversion.num_vectors", 2, "--caption.template", "[name] cat",
+                "--textual_inversion.initial_embedding", tmp_path / "small.pt", "--train.max_train_steps", 1]
+    for words in (sampling, training):
+        output = run([*words, "--base", base[0]], code=2)
+        assert "small.pt" in output and "48 wide" in output and "64 wide" in output
+    assert not (tmp_path / "x.png").exists() and not (tmp_path / "run").exists()
 
 
 def test_components_of_two_models_are_refused(base, tmp_path):
