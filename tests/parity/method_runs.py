@@ -11,7 +11,7 @@ import pytest
 from independent_hypernetwork import settings as hypernetwork_settings
 from PIL import Image
 from random_bases import pipeline_of
-from recomputed_models import DreamboothModel, HypernetworkModel, LoraModel, TextualInversionModel
+from recomputed_models import Base, DreamboothModel, HypernetworkModel, LoraModel, TextualInversionModel
 from run_inputs import Settings
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "end_to_end"))
@@ -36,13 +36,20 @@ class Case:
     optimizer: str = "adamw"
     use_ema: bool = False
     max_norm: float = 0.005
+    clip_skip: int = 1
+    merged: float = 0.0  # strength of the family's LoRA, merged into the base before training
     options: dict = field(default_factory=dict)  # further ones, by ldmtune's names
     inputs: dict = field(default_factory=dict)  # what they change in Settings
 
     @property
     def id(self):
-        extra = [self.optimizer] if self.optimizer != "adamw" else []
-        return "-".join([self.family, self.method, *extra, *(["losses"] if self.inputs else [])])
+        extra = {self.optimizer: self.optimizer != "adamw", "losses": self.inputs, "clip_skip": self.clip_skip > 1,
+                 "merged": self.merged, "text_encoders": self.train_unet == "none"}  # fmt: skip
+        return "-".join([self.family, self.method, *(word for word, is_so in extra.items() if is_so)])
+
+    @property
+    def is_plain(self):
+        return self.id == f"{self.family}-{self.method}"
 
     def settings(self):
         template = {"textual_inversion": "[name] [filewords]"}.get(self.method, "[filewords]")
@@ -50,23 +57,26 @@ class Case:
                         latent_sampling=SAMPLING[self.family], caption_dropout=DROPOUT, prior_loss_weight=PRIOR_WEIGHT, **self.inputs)
 
     def model(self, base):
-        is_xl = self.family == "sdxl"
         if self.method == "hypernetwork":
-            return HypernetworkModel(base, is_xl, hypernetwork_settings(STRUCTURE, "relu", True, False, HYPERNETWORK_DROPOUT), SEED)
+            return HypernetworkModel(base, hypernetwork_settings(STRUCTURE, "relu", True, False, HYPERNETWORK_DROPOUT), SEED)
         if self.method == "lora":
-            return LoraModel(base, is_xl, RANK, ALPHA)
+            return LoraModel(base, RANK, ALPHA)
         if self.method == "textual_inversion":
-            return TextualInversionModel(base, is_xl, WORD, VECTORS, INITIALIZER)
-        return DreamboothModel(base, is_xl, self.train_unet, True)
+            return TextualInversionModel(base, WORD, VECTORS, INITIALIZER)
+        return DreamboothModel(base, self.train_unet, True)
 
     def rate_of(self, name):
-        return TEXT_RATE if self.method == "dreambooth" and name.startswith("text_encoder") else RATES[self.method]
+        apart = self.method == "dreambooth" and name.startswith("text_encoder")
+        return TEXT_RATE if apart else RATES[self.method]
 
 
 MASKED = {"loss.masked": "true", "loss.unmasked_weight": "0.25"}
 CASES = [Case(family, method, train_unet="attention" if family == "sdxl" else "all")
          for family in ("sd1", "sd2", "sdxl") for method in ("hypernetwork", "lora", "textual_inversion", "dreambooth")]
 CASES += [
+    Case("sd1", "lora", clip_skip=2),
+    Case("sd1", "dreambooth", train_unet="attention", merged=0.8),
+    Case("sdxl", "dreambooth", train_unet="none"),
     Case("sd2", "hypernetwork", options={"noise.offset": "0.1", "noise.stratified": "true", "noise.min_timestep": "100",
          "noise.rescale_betas_zero_snr": "true", "loss.snr_gamma": "5", **MASKED},
          inputs={"noise_offset": 0.1, "stratified": True, "min_timestep": 100, "zero_snr": True, "snr_gamma": 5.0, "masked": True,
@@ -119,6 +129,15 @@ class Workshop:
             self.base_files[family] = hashes(folder)
         return folder
 
+    def lora(self, family):
+        folder = self.trained(Case(family, "lora"))
+        return folder / f"checkpoints/step-{UPDATES:08d}/{folder.name}.safetensors"
+
+    def model(self, case):
+        """The base with what the case adds, which recomputes its run."""
+        merged = (self.lora(case.family), case.merged) if case.merged else None
+        return case.model(Base(self.base(case.family), case.family == "sdxl", case.clip_skip, merged))
+
     def dataset(self, name):
         """set: what trains. class: the class images."""
         folder = self.folder / name
@@ -154,6 +173,10 @@ class Workshop:
             settings |= {"optim.learning_rate": 1, "optim.prodigy_d_coef": 100, "optim.adam_epsilon": 1e-8}
         if case.use_ema:
             settings |= {"optim.use_ema": "true", "optim.ema_decay": 0.5}
+        if case.clip_skip > 1:
+            settings["caption.clip_skip"] = case.clip_skip
+        if case.merged:
+            settings["base.merge"] = f"{self.lora(case.family)}:{case.merged}"
         settings |= case.options
         return ["train", *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 

@@ -5,6 +5,8 @@ them with gradients. Nothing else of it requires gradients.
 """
 
 import itertools
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import philox
@@ -30,15 +32,32 @@ def load_pipeline(folder, is_xl):
     return pipeline
 
 
-class Model:
-    """The untouched base."""
+def fuse_lora(pipeline, file, strength):
+    pipeline.load_lora_weights(file.parent, weight_name=file.name)
+    pipeline.fuse_lora(lora_scale=strength)
+    pipeline.unload_lora_weights()
 
-    def __init__(self, folder, is_xl):
-        self.pipeline = load_pipeline(folder, is_xl)
-        self.is_xl = is_xl
+
+@dataclass
+class Base:
+    folder: Path
+    is_xl: bool
+    clip_skip: int = 1
+    merged: tuple | None = None  # a LoRA's file and strength
+
+
+class Model:
+    """A base with nothing added."""
+
+    def __init__(self, base):
+        self.pipeline = load_pipeline(base.folder, base.is_xl)
+        self.is_xl, self.clip_skip = base.is_xl, base.clip_skip
+        self.is_merged = base.merged is not None
+        if base.merged:
+            fuse_lora(self.pipeline, *base.merged)
         self.unet = self.pipeline.unet
         self.tokenizers, self.encoders = [self.pipeline.tokenizer], {"text_encoder": self.pipeline.text_encoder}
-        if is_xl:
+        if self.is_xl:
             self.tokenizers.append(self.pipeline.tokenizer_2)
             self.encoders["text_encoder_2"] = self.pipeline.text_encoder_2
         for module in (self.unet, *self.encoders.values()):
@@ -62,7 +81,10 @@ class Model:
         parts = ids.chunk(len(self.encoders), dim=1)
         outputs = [self.encode(name, part) for name, part in zip(self.encoders, parts)]
         if not self.is_xl:
-            return outputs[0].last_hidden_state, None
+            if self.clip_skip == 1:
+                return outputs[0].last_hidden_state, None
+            normalize = next(m for name, m in self.encoders["text_encoder"].named_modules() if name.endswith("final_layer_norm"))
+            return normalize(outputs[0].hidden_states[-self.clip_skip]), None
         return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[1].text_embeds
 
     def begin_leaf(self, draws):
@@ -99,8 +121,8 @@ class Dropout(torch.nn.Module):
 
 
 class HypernetworkModel(Model):
-    def __init__(self, folder, is_xl, settings, seed):
-        super().__init__(folder, is_xl)
+    def __init__(self, base, settings, seed):
+        super().__init__(base)
         attentions = {name: module for name, module in self.unet.named_modules() if hasattr(module, "to_k") and hasattr(module, "to_v")}
         self.hypernetwork = Hypernetwork({attention.to_k.in_features for attention in attentions.values()}, settings)
         self.dropouts = []
@@ -131,8 +153,8 @@ class HypernetworkModel(Model):
 
 
 class LoraModel(Model):
-    def __init__(self, folder, is_xl, rank, alpha):
-        super().__init__(folder, is_xl)
+    def __init__(self, base, rank, alpha):
+        super().__init__(base)
         for component, module in {"unet": self.unet, **self.encoders}.items():
             targets = UNET_TARGETS if component == "unet" else TEXT_TARGETS
             module.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets))
@@ -149,8 +171,8 @@ class LoraModel(Model):
 class TextualInversionModel(Model):
     """The word becomes tokens behind the vocabulary, as diffusers adds them; their rows alone are parameters."""
 
-    def __init__(self, folder, is_xl, word, vectors, initializer):
-        super().__init__(folder, is_xl)
+    def __init__(self, base, word, vectors, initializer):
+        super().__init__(base)
         self.word, self.initializer = word, initializer
         self.tokens = [word] + [f"{word}_{i}" for i in range(1, vectors)]
         for i, (tokenizer, encoder) in enumerate(zip(self.tokenizers, self.encoders.values())):
@@ -178,10 +200,10 @@ class TextualInversionModel(Model):
 
 
 class DreamboothModel(Model):
-    def __init__(self, folder, is_xl, train_unet, train_text_encoder):
-        super().__init__(folder, is_xl)
+    def __init__(self, base, train_unet, train_text_encoder):
+        super().__init__(base)
         for name, parameter in self.unet.named_parameters():
-            if train_unet == "all" or ".attn" in name:
+            if train_unet == "all" or (train_unet == "attention" and ".attn" in name):
                 self.parameters[f"unet.{name}"] = parameter
         for component, encoder in self.encoders.items() if train_text_encoder else ():
             # SDXL reads the first encoder's last layer but one: what lies behind has no gradient.
@@ -191,4 +213,6 @@ class DreamboothModel(Model):
                     self.parameters[f"{component}.{published(name)}"] = parameter
 
     def starts_at(self, values):
-        return all(np.array_equal(value.detach().numpy(), values[name]) for name, value in self.parameters.items())
+        # A merged base is a sum, which may be rounded once more.
+        tolerance = 1e-6 if self.is_merged else 0
+        return all(np.abs(value.detach().numpy() - values[name]).max() <= tolerance for name, value in self.parameters.items())

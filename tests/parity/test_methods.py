@@ -44,7 +44,7 @@ def moments_of(optimizer, parameters, key):
 def recompute(workshop, case):  # noqa: F811
     """Largest errors by quantity."""
     before, resumed = workshop.traces(case)
-    model = case.model(workshop.base(case.family))
+    model = workshop.model(case)
     start = tree(before["step_000000/parameter"])
     assert model.starts_at(start)
     model.start_at(start)
@@ -82,7 +82,7 @@ def test_a_run_is_recomputed(workshop, case):  # noqa: F811
 
 
 def by_method(method):
-    return [case for case in CASES if case.method == method and not case.inputs]
+    return [case for case in CASES if case.method == method and case.is_plain]
 
 
 def differs_by(ours, theirs):
