@@ -7,10 +7,8 @@
 #include "core/error.h"
 
 namespace ldmtune::pipeline {
-namespace {
-
-// A payload's first byte says how the work ended: the exit code, 0 for done.
-std::string attempt(const std::function<std::string()>& work) {
+// An outcome's first byte says how the work ended: the exit code, 0 for done.
+std::string outcome_of(const std::function<std::string()>& work) {
   const auto failed = [](ExitCode code, const char* what) { return std::string(1, static_cast<char>(code)) + what; };
   try {
     return std::string(1, '\0') + work();
@@ -23,20 +21,21 @@ std::string attempt(const std::function<std::string()>& work) {
   }
 }
 
-}  // namespace
-
-std::vector<std::string> gather_together(comm::Communicator& comm, const std::function<std::string()>& work) {
-  std::vector<std::string> payloads = comm.all_gather(attempt(work));
-  for (std::size_t rank = 0; rank < payloads.size(); ++rank) {
-    const auto code = static_cast<ExitCode>(payloads[rank].at(0));
+std::vector<std::string> results_of(std::vector<std::string> outcomes) {
+  for (std::size_t rank = 0; rank < outcomes.size(); ++rank) {
+    const auto code = static_cast<ExitCode>(outcomes[rank].at(0));
     if (code == ExitCode::done) continue;
-    std::string message = payloads[rank].substr(1);
-    if (comm.size() > 1 && rank > 0) message += cat(" [rank ", rank, "]");
+    std::string message = outcomes[rank].substr(1);
+    if (rank > 0) message += cat(" [rank ", rank, "]");
     if (code == ExitCode::bad_input) throw InputError(message);
     throw Error(message, code);
   }
-  for (std::string& payload : payloads) payload.erase(0, 1);
-  return payloads;
+  for (std::string& outcome : outcomes) outcome.erase(0, 1);
+  return outcomes;
+}
+
+std::vector<std::string> gather_together(comm::Communicator& comm, const std::function<std::string()>& work) {
+  return results_of(comm.all_gather(outcome_of(work)));
 }
 
 void run_together(comm::Communicator& comm, const std::function<void()>& work) {

@@ -10,8 +10,14 @@
 
 namespace ldmtune::pipeline {
 
-/// Runs `work` on this rank and returns every rank's bytes in rank order. If it threw on any rank, all ranks throw the
-/// error of the lowest such rank (InputError stays InputError), with the rank's number where there are several.
+/// What `work` gave, or the error that it threw, as bytes for the other ranks.
+std::string outcome_of(const std::function<std::string()>& work);
+/// What all ranks' outcomes, in rank order, gave. Throws the error of the lowest rank that has one (InputError stays
+/// InputError), with the rank's number where there are several.
+std::vector<std::string> results_of(std::vector<std::string> outcomes);
+
+/// Runs `work` on this rank and returns every rank's bytes in rank order. If it threw on any rank, all ranks throw, as
+/// results_of does. `work` must hold no collectives: for work that does, see agreeing_communicator.h.
 std::vector<std::string> gather_together(comm::Communicator& comm, const std::function<std::string()>& work);
 
 /// The same for work that gives nothing back.

@@ -5,10 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
-#include <span>
 #include <utility>
 
+#include "core/log_scope.h"
 #include "core/progress.h"
+#include "pipeline/agreeing_communicator.h"
 #include "train/gradient_world.h"
 #include "train/run.h"
 #include "train/signals.h"
@@ -20,8 +21,8 @@ namespace {
 
 class Pack {
  public:
-  Pack(const std::vector<TrainConfig>& configs, std::size_t width, SharedSetup& shared, comm::Communicator& comm,
-       const OnTrialEnd& on_end)
+  Pack(const std::vector<TrainConfig>& configs, std::size_t width, SharedSetup& shared,
+       pipeline::AgreeingCommunicator& comm, const OnTrialEnd& on_end)
       : configs_(configs),
         width_(width),
         shared_(shared),
@@ -37,7 +38,7 @@ class Pack {
     bar.start_from(done);
     while (!members_.empty()) {
       update_all();
-      const bool stop = agree_on_stop_and_failures();
+      const bool stop = agree_on_stop();
       for (std::size_t i = 0; i < members_.size(); ++i) {
         attempt(i, [&] { members_[i].run->after_step(stop); });
       }
@@ -57,17 +58,15 @@ class Pack {
     bool leaves = false;  ///< failed or finished
   };
 
-  /// Runs one trial's work; its failure is its own where somebody is told of it.
+  /// Runs one trial's work; its failure, on whichever rank, is its own where somebody is told of it.
   template <class Work>
   bool guarded(std::size_t index, const Work& work) {
-    if (!on_end_) {
-      work();
-      return true;
-    }
+    const LogScope scope(configs_[index].output.string());
     try {
-      work();
+      comm_.work_together(work);
       return true;
     } catch (const std::exception& error) {
+      if (!on_end_) throw;
       on_end_(index, &error);
       return false;
     }
@@ -107,21 +106,11 @@ class Pack {
     }
   }
 
-  /// True if any rank was asked to stop. A trial that failed on one rank (a full disk) has failed on all.
-  bool agree_on_stop_and_failures() {
+  /// True if any rank was asked to stop.
+  bool agree_on_stop() {
     const std::int64_t stop_after = shared_.config.train.stop_after;
     const bool enough = stop_after > 0 && updates_of_process_ >= stop_after;
-    std::vector<double> flags{enough || StopSignals::received() != 0 ? 1.0 : 0.0};
-    for (const Member& member : members_) flags.push_back(member.leaves ? 1.0 : 0.0);
-    const std::vector<double> all = comm_.all_gather(std::span<const double>(flags));
-    bool stop = false;
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      const std::size_t flag = i % flags.size();
-      if (all[i] == 0) continue;
-      if (flag == 0) stop = true;
-      if (flag > 0) members_[flag - 1].leaves = true;
-    }
-    return stop;
+    return comm_.any(enough || StopSignals::received() != 0);
   }
 
   void leave_finished() {
@@ -155,7 +144,7 @@ class Pack {
   const std::vector<TrainConfig>& configs_;
   std::size_t width_;
   SharedSetup& shared_;
-  comm::Communicator& comm_;
+  pipeline::AgreeingCommunicator& comm_;
   const OnTrialEnd& on_end_;
   Step step_;
   std::unique_ptr<StopSignals> signals_;  ///< before training a signal ends the process, and nothing is lost
@@ -187,11 +176,12 @@ ExitCode run_pack(const std::vector<TrainConfig>& configs, std::size_t width, co
   }
   const bool alone = changes_base(configs.front());
   if (alone && configs.size() > 1) return run_one_by_one(configs, comm, on_end);
-  SharedSetup shared(configs.front(), comm);
+  pipeline::AgreeingCommunicator agreeing(comm);
+  SharedSetup shared(configs.front(), agreeing);
   const c10::DeviceGuard current(shared.device);
   const auto gpu_world = gradient_world(shared.device, comm);
-  return Pack(configs, alone ? 1 : std::max<std::size_t>(1, width), shared, gpu_world ? *gpu_world : comm, on_end)
-      .run();
+  if (gpu_world) agreeing.use(*gpu_world);
+  return Pack(configs, alone ? 1 : std::max<std::size_t>(1, width), shared, agreeing, on_end).run();
 }
 
 ExitCode run(const TrainConfig& config, comm::Communicator& comm) { return run_pack({config}, 1, comm); }
