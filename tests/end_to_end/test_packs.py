@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
+import subprocess
 
 import numpy as np
 import pytest
-from support import prepare
+from support import command, environment, prepare
 from sweeps import losses, of_trial, parameters, same_bits, shared_identity, sweep, write_sweep
 
 STEPS = 50
@@ -84,6 +86,38 @@ def test_a_failing_trial_spares_its_pack_mates(dataset, packed, tmp_path):
     assert [row["status"] for row in results] == ["done", "failed"]
     assert "not finite" in results[1]["reason"]
     assert json.loads(next((tmp_path / "sweep/trials").glob("*/result.json")).read_text())["status"] == "done"
+
+
+def test_a_failure_of_one_rank_drops_that_trial_only(dataset, tmp_path):
+    file = write_grid(tmp_path, dataset, **{"hypernetwork.layer_structure": "1,2,1 | 1,0.5,1 | 1,0.25,1", "optim.learning_rate": "1e-3",
+                                             "train.max_train_steps": 4, "train.checkpointing_steps": 2})
+    # Rank 1 cannot open the third trial's log, and may write no file above 1 MiB, as on a full disk: too little for its
+    # share of the first trial's moments.
+    identity = re.findall(r"^2 +([0-9a-f]{8}) ", sweep(file, "plan"), re.MULTILINE)[0]
+    obstacle = tmp_path / f"sweep/trials/002-{identity}/log.rank1.txt"
+    obstacle.mkdir(parents=True)
+    words = command(["sweep", "--config", file, "run", "--pack", "3"])
+    limited = ["bash", "-c", "trap '' XFSZ; ulimit -f 1024; exec \"$@\"", "limited", *words]
+    done = subprocess.run(["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "1", *words, ":", "-n", "1", *limited],
+                          env=dict(environment(), OMPI_MCA_btl="self,tcp"), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    with open(tmp_path / "sweep/results.csv") as rows:
+        results = list(csv.DictReader(rows))
+    assert [row["status"] for row in results] == ["failed", "done", "failed"]
+    assert "optimizer-00001-of-00002" in results[0]["reason"] and "[rank 1]" in results[0]["reason"]
+    assert "log.rank1.txt" in results[2]["reason"] and "[rank 1]" in results[2]["reason"]
+    # Without the obstacles those two alone run.
+    obstacle.rmdir()
+    assert "trial 1 (" in sweep(file, "run", "--pack", "3", ranks=2)
+    with open(tmp_path / "sweep/results.csv") as rows:
+        assert [row["status"] for row in csv.DictReader(rows)] == ["done"] * 3
+
+
+def test_each_trials_log_holds_its_own_lines(packed):
+    logs = [path.read_text() for path in sorted((packed / "sweep/trials").glob("*/log.txt"))]
+    assert len(logs) == 4
+    for log in logs:
+        assert log.count("] Training hypernetwork") == 1 and log.count("] Done: ") == 1
 
 
 def test_array_elements_train_one_pack_each(dataset, packed, tmp_path):
