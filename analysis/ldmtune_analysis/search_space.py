@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _DRAW = re.compile(r"(log_uniform|uniform|integer|choice)\((.*)\)")
+_CONDITION = re.compile(r"\sif\s+[a-z_.]+\s*=")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def _file_settings(file: Path):
 def _range(name: str, text: str) -> Range | None:
     if name.startswith("sweep.") or name == "sample.prompts":
         return None
+    if _CONDITION.search(re.sub(r'"[^"]*"', "", text)):
+        raise ValueError(f"option {name}: '{text}' has alternatives with conditions of their own; say it by sweep.conditions")
     draw = _DRAW.fullmatch(text.strip())
     if draw and draw[1] != "choice":
         return _numbers(name, draw[1], draw[2])

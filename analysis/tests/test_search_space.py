@@ -65,6 +65,7 @@ def test_quotes_come_back(text):
         ("uniform(1, x)", "lowest, highest"),
         ("choice(1)", "choice"),
         ("a | b | a", "twice"),
+        ("(1 | 2) if method = lora | 3 if method = dreambooth", "sweep.conditions"),
     ],
 )
 def test_bad_ranges_name_the_option(tmp_path, value, said):
