@@ -26,6 +26,7 @@ const std::map<std::string, Command>& commands() {
       {"train", {run_train, "train on a dataset folder, alone or under mpirun / srun"}},
       {"sample", {run_sample, "draw pictures from prompts, with a hypernetwork if given"}},
       {"sweep", {run_sweep, "train every combination that a sweep file names: plan, run, trial N, collect, best"}},
+      {"bench", {run_bench, "time training steps: steps/s, samples/s, share of the machine's measured peak, memory"}},
       {"export", {run_export, "write a checkpoint in another program's format"}},
       {"inspect", {run_inspect, "say what a file or folder is and whether its checksums hold"}},
   };
