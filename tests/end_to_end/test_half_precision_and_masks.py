@@ -51,6 +51,23 @@ def test_fp16_trains_as_fp32_does_with_the_same_bits_on_two_ranks_and_after_a_re
     assert resumed["loss_scale"] == state["loss_scale"]
 
 
+METHODS = {
+    "lora": {"lora.target_modules": "all", "lora.text_encoder_target_modules": "all", "optim.learning_rate": "1e-3"},
+    "textual_inversion": {"textual_inversion.placeholder_token": "<zorp>", "textual_inversion.initializer_text": "blue face",
+                          "textual_inversion.num_vectors": "2", "caption.template": "[name] [filewords]"},
+}
+
+
+@pytest.mark.parametrize("method, precision", [("lora", "fp16"), ("textual_inversion", "bf16")])
+def test_gradients_pass_through_a_text_encoder_in_half_precision(dataset, tmp_path, method, precision):
+    settings = {"method": method, "train.max_train_steps": 2, **METHODS[method]}
+    run(options(dataset, tmp_path / "full", **settings, **{"train.mixed_precision": "no"}))
+    run(options(dataset, tmp_path / "half", **settings, **{"train.mixed_precision": precision}))
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "full"), rel=0.02)
+    assert norms(tmp_path / "half") == pytest.approx(norms(tmp_path / "full"), rel=0.1)
+    assert checkpoints(tmp_path / "half") != checkpoints(tmp_path / "full")
+
+
 def masks(dataset):
     found = {}
     for part in sorted(dataset.glob("part-*.h5")):
