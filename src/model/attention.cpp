@@ -27,10 +27,16 @@ at::Tensor Attention::split_heads(const at::Tensor& projected) const {
   return upcast_ ? split.to(at::kFloat) : split;
 }
 
+KeyValueContext Attention::read(const at::Tensor& context, ModelHooks* hooks) const {
+  return hooks ? hooks->attention_context(context, site_) : KeyValueContext{context, context};
+}
+
 at::Tensor Attention::forward(const at::Tensor& hidden, const at::Tensor& context, ModelHooks* hooks) const {
-  KeyValueContext read{context, context};
+  return forward(hidden, read(context, hooks), hooks);
+}
+
+at::Tensor Attention::forward(const at::Tensor& hidden, KeyValueContext read, ModelHooks* hooks) const {
   if (hooks) {
-    read = hooks->attention_context(context, site_);
     read.key = read.key.to(hidden.scalar_type());
     read.value = read.value.to(hidden.scalar_type());
   }

@@ -27,6 +27,10 @@ class Attention {
   /// hidden (B, N, query_width), context (B, T, context_width); `hooks` may replace what to_k and to_v read.
   /// Returns (B, N, query_width), the residual not added.
   at::Tensor forward(const at::Tensor& hidden, const at::Tensor& context, ModelHooks* hooks) const;
+  /// The same with what to_k and to_v read, already replaced.
+  at::Tensor forward(const at::Tensor& hidden, KeyValueContext read, ModelHooks* hooks) const;
+  /// What to_k and to_v read of a context.
+  KeyValueContext read(const at::Tensor& context, ModelHooks* hooks) const;
 
  private:
   at::Tensor split_heads(const at::Tensor& projected) const;

@@ -4,6 +4,7 @@
 #include <ATen/core/ivalue.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace ldmtune::model {
@@ -15,47 +16,54 @@ using torch::autograd::variable_list;
 struct HeldBlock : torch::CustomClassHolder {
   explicit HeldBlock(Block held) : block(std::move(held)) {}
   Block block;
+  at::Tensor output;  ///< where it is known before
 };
 
-at::Tensor fresh_leaf(const at::Tensor& saved, bool needs_gradient) {
-  return saved.detach().requires_grad_(needs_gradient);
-}
+at::Tensor fresh_leaf(const at::Tensor& saved) { return saved.detach().requires_grad_(saved.requires_grad()); }
 
-/// Autograd runs `forward` without recording it.
+/// Autograd runs `forward` without recording it. `anchor` is an empty tensor that makes the output need a gradient where
+/// no input does.
 struct Recompute : torch::autograd::Function<Recompute> {
   static at::Tensor forward(AutogradContext* context, const c10::intrusive_ptr<HeldBlock>& held,
-                            const at::Tensor& input, const at::Tensor& condition) {
+                            const at::Tensor& /*anchor*/, at::TensorList inputs) {
     context->saved_data["block"] = c10::IValue::make_capsule(held);
-    context->saved_data["input"] = input.requires_grad();
-    context->saved_data["condition"] = condition.requires_grad();
-    context->save_for_backward({input, condition});
-    return held->block(input, condition);
+    context->save_for_backward(inputs.vec());
+    return held->output.defined() ? std::exchange(held->output, {}) : held->block(inputs.vec());
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const auto capsule = context->saved_data["block"].toCapsule();
     const Block& block = static_cast<const HeldBlock*>(capsule.get())->block;
-    const variable_list saved = context->get_saved_variables();
-    const at::Tensor input = fresh_leaf(saved[0], context->saved_data["input"].toBool());
-    const at::Tensor condition = fresh_leaf(saved[1], context->saved_data["condition"].toBool());
+    std::vector<at::Tensor> inputs;
+    for (const at::Tensor& saved : context->get_saved_variables()) inputs.push_back(fresh_leaf(saved));
     at::Tensor output;
     {
       const at::AutoGradMode recording(true);
-      output = block(input, condition);
+      output = block(inputs);
     }
     // Gradients of the block's own parameters go where they always go; those of its inputs are handed on.
     output.backward(gradients[0]);
-    return {at::Tensor(), input.grad(), condition.grad()};
+    variable_list results{at::Tensor(), at::Tensor()};
+    for (const at::Tensor& input : inputs) results.push_back(input.grad());
+    return results;
   }
 };
 
 }  // namespace
 
-at::Tensor recompute_in_backward(Block block, const at::Tensor& input, const at::Tensor& condition) {
-  if (!at::GradMode::is_enabled() || (!input.requires_grad() && !condition.requires_grad())) {
-    return block(input, condition);
+at::Tensor recompute_in_backward(Block block, const std::vector<at::Tensor>& inputs) {
+  if (!at::GradMode::is_enabled()) return block(inputs);
+  const auto held = c10::make_intrusive<HeldBlock>(std::move(block));
+  const bool needs_gradient =
+      std::any_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) { return input.requires_grad(); });
+  if (!needs_gradient) {
+    // What trains may lie inside: that shows only when the block runs. Its graph is dropped here.
+    held->output = held->block(inputs);
+    if (!held->output.requires_grad()) return held->output;
+    held->output = held->output.variable_data();
   }
-  return Recompute::apply(c10::make_intrusive<HeldBlock>(std::move(block)), input, condition);
+  const at::Tensor anchor = at::empty({0}).requires_grad_(!needs_gradient);
+  return Recompute::apply(held, anchor, at::TensorList(inputs));
 }
 
 }  // namespace ldmtune::model

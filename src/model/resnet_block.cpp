@@ -1,5 +1,7 @@
 #include "model/resnet_block.h"
 
+#include "model/recompute.h"
+
 namespace ldmtune::model {
 
 ResnetBlock2D::ResnetBlock2D(Weights& weights, const std::string& name, const ResnetOptions& options)
@@ -19,10 +21,19 @@ ResnetBlock2D::ResnetBlock2D(Weights& weights, const std::string& name, const Re
 }
 
 at::Tensor ResnetBlock2D::forward(const at::Tensor& input, const at::Tensor& time) const {
+  return forward(input, input, time);
+}
+
+at::Tensor ResnetBlock2D::forward_recomputed(const at::Tensor& input, const at::Tensor& time) const {
+  const auto again = [this](const std::vector<at::Tensor>& in) { return forward(in[0], in[1], in[2]); };
+  return recompute_in_backward(again, {input, input, time});  // backward comes to the residual first
+}
+
+at::Tensor ResnetBlock2D::forward(const at::Tensor& residual, const at::Tensor& input, const at::Tensor& time) const {
   at::Tensor hidden = conv1_.forward(activate(norm1_.forward(input), activation_));
   if (time_emb_proj_) hidden = hidden + time_emb_proj_->forward(time).unsqueeze(-1).unsqueeze(-1);
   hidden = conv2_.forward(activate(norm2_.forward(hidden), activation_));
-  const at::Tensor output = (conv_shortcut_ ? conv_shortcut_->forward(input) : input) + hidden;
+  const at::Tensor output = (conv_shortcut_ ? conv_shortcut_->forward(residual) : residual) + hidden;
   return output_scale_factor_ == 1.0 ? output : output / output_scale_factor_;
 }
 

@@ -28,8 +28,12 @@ class ResnetBlock2D {
   /// same for every block of a forward, so computed once), undefined where the block has none. Returns (B,
   /// out_channels, h, w).
   at::Tensor forward(const at::Tensor& input, const at::Tensor& time) const;
+  /// The same, keeping no activations for backward (model/recompute.h).
+  at::Tensor forward_recomputed(const at::Tensor& input, const at::Tensor& time) const;
 
  private:
+  at::Tensor forward(const at::Tensor& residual, const at::Tensor& input, const at::Tensor& time) const;
+
   GroupNorm norm1_;
   Conv2d conv1_;
   std::optional<Linear> time_emb_proj_;

@@ -1,5 +1,9 @@
 #include "model/transformer_2d.h"
 
+#include <algorithm>
+
+#include "model/recompute.h"
+
 namespace ldmtune::model {
 
 namespace {
@@ -44,11 +48,22 @@ BasicTransformerBlock::BasicTransformerBlock(Weights& weights, const std::string
       ff_(weights, name + ".ff", inner_width(options)),
       only_cross_attention_(options.only_cross_attention) {}
 
-at::Tensor BasicTransformerBlock::forward(at::Tensor hidden, const at::Tensor& context, ModelHooks* hooks) const {
-  const at::Tensor normalized = norm1_.forward(hidden);
-  hidden = attn1_.forward(normalized, only_cross_attention_ ? context : normalized, hooks) + hidden;
-  hidden = attn2_.forward(norm2_.forward(hidden), context, hooks) + hidden;
+at::Tensor BasicTransformerBlock::forward(at::Tensor hidden, const TextReader& text, ModelHooks* hooks) const {
+  {
+    const at::Tensor normalized = norm1_.forward(hidden);
+    const KeyValueContext read = only_cross_attention_ ? text(attn1_) : attn1_.read(normalized, hooks);
+    hidden = attn1_.forward(normalized, read, hooks) + hidden;
+  }
+  {
+    const at::Tensor normalized = norm2_.forward(hidden);
+    hidden = attn2_.forward(normalized, text(attn2_), hooks) + hidden;
+  }
   return ff_.forward(norm3_.forward(hidden), hooks) + hidden;
+}
+
+std::vector<const Attention*> BasicTransformerBlock::text_layers() const {
+  if (only_cross_attention_) return {&attn1_, &attn2_};
+  return {&attn2_};
 }
 
 Transformer2DModel::Transformer2DModel(Weights& weights, const std::string& name, const TransformerOptions& options,
@@ -63,12 +78,42 @@ Transformer2DModel::Transformer2DModel(Weights& weights, const std::string& name
   }
 }
 
-at::Tensor Transformer2DModel::forward(const at::Tensor& input, const at::Tensor& context, ModelHooks* hooks) const {
+at::Tensor Transformer2DModel::forward(const at::Tensor& residual, const at::Tensor& input, const TextReader& text,
+                                       ModelHooks* hooks) const {
   // A 1x1 convolution is the same linear map, so both kinds run on tokens (B, h * w, channels).
   at::Tensor hidden = proj_in_.forward(norm_.forward(input).flatten(2).transpose(1, 2), hooks);
-  for (const BasicTransformerBlock& block : blocks_) hidden = block.forward(hidden, context, hooks);
+  for (const BasicTransformerBlock& block : blocks_) hidden = block.forward(hidden, text, hooks);
   hidden = proj_out_.forward(hidden, hooks).transpose(1, 2).unflatten(2, {input.size(2), input.size(3)});
-  return (input + hidden).contiguous();
+  return (residual + hidden).contiguous();
+}
+
+at::Tensor Transformer2DModel::forward(const at::Tensor& input, const at::Tensor& context, ModelHooks* hooks) const {
+  const auto text = [&](const Attention& layer) { return layer.read(context, hooks); };
+  return forward(input, input, text, hooks);
+}
+
+at::Tensor Transformer2DModel::forward_recomputed(const at::Tensor& input, const at::Tensor& context,
+                                                  ModelHooks* hooks) const {
+  // The order in which backward comes to them: the residual, the layers from the last, values before keys, the norm.
+  std::vector<at::Tensor> inputs{input};
+  std::vector<const Attention*> layers;
+  for (const BasicTransformerBlock& block : blocks_) {
+    for (const Attention* layer : block.text_layers()) {
+      layers.push_back(layer);
+      const KeyValueContext read = layer->read(context, hooks);
+      inputs.insert(inputs.begin() + 1, {read.value, read.key});
+    }
+  }
+  inputs.push_back(input);
+  const auto again = [this, hooks, layers](const std::vector<at::Tensor>& in) {
+    const auto text = [&](const Attention& layer) -> KeyValueContext {
+      const auto place = std::find(layers.begin(), layers.end(), &layer) - layers.begin();
+      const auto value = 1 + 2 * (layers.size() - 1 - static_cast<std::size_t>(place));
+      return {in[value + 1], in[value]};
+    };
+    return forward(in.front(), in.back(), text, hooks);
+  };
+  return recompute_in_backward(again, inputs);
 }
 
 }  // namespace ldmtune::model

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -26,13 +27,18 @@ struct TransformerOptions {
   bool upcast_attention = false;
 };
 
+/// What to_k and to_v of a layer read of the text's context (B, T, cross_attention_dim).
+using TextReader = std::function<KeyValueContext(const Attention& layer)>;
+
 class BasicTransformerBlock {
  public:
   /// Appends its attention layers to `registry`, which numbers them.
   BasicTransformerBlock(Weights& weights, const std::string& name, const TransformerOptions& options,
                         AttentionLayers& registry);
-  /// hidden (B, N, width), context (B, T, cross_attention_dim) -> (B, N, width).
-  at::Tensor forward(at::Tensor hidden, const at::Tensor& context, ModelHooks* hooks) const;
+  /// hidden (B, N, width) -> (B, N, width); `text` gives what a layer reads that reads the text.
+  at::Tensor forward(at::Tensor hidden, const TextReader& text, ModelHooks* hooks) const;
+  /// The layers that read the text, in order.
+  std::vector<const Attention*> text_layers() const;
 
  private:
   LayerNorm norm1_;
@@ -50,8 +56,15 @@ class Transformer2DModel {
                      AttentionLayers& registry);
   /// input (B, channels, h, w), context (B, T, cross_attention_dim) -> (B, channels, h, w), contiguous.
   at::Tensor forward(const at::Tensor& input, const at::Tensor& context, ModelHooks* hooks) const;
+  /// The same, keeping no activations for backward (model/recompute.h). `hooks` must live until then. What the layers
+  /// read of the text is asked of them once, before the block, and goes in as inputs, so that what several layers share
+  /// is computed once and gets its gradients as without recomputing.
+  at::Tensor forward_recomputed(const at::Tensor& input, const at::Tensor& context, ModelHooks* hooks) const;
 
  private:
+  at::Tensor forward(const at::Tensor& residual, const at::Tensor& input, const TextReader& text,
+                     ModelHooks* hooks) const;
+
   GroupNorm norm_;
   Linear proj_in_;
   std::vector<BasicTransformerBlock> blocks_;

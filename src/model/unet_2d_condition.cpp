@@ -126,7 +126,7 @@ at::Tensor UNet2DConditionModel::Impl::forward(const at::Tensor& sample, const a
   if (add_embedding) embedding = embedding + add_embedding->forward(added, conv_in.dtype());
   const at::Tensor time = activate(embedding, config.activation);
   const at::Tensor context = text.to(conv_in.dtype());
-  const Conditioning conditioning{time, context, hooks, gradient_checkpointing && !hooks};
+  const Conditioning conditioning{time, context, hooks, gradient_checkpointing};
 
   const at::Tensor input = sample.to(conv_in.dtype()).contiguous();
   at::Tensor hidden = conv_in.forward(config.center_input_sample ? 2.0 * input - 1.0 : input);

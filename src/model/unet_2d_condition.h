@@ -41,8 +41,8 @@ class UNet2DConditionModel {
   at::Tensor forward(const at::Tensor& sample, const at::Tensor& timestep, const at::Tensor& encoder_hidden_states,
                      ModelHooks* hooks = nullptr, const AddedConditioning& added = {}) const;
 
-  /// Gradient checkpointing (model/recompute.h) of residual and transformer blocks, from the next forward on; forwards
-  /// with hooks that change anything keep their activations.
+  /// Gradient checkpointing (model/recompute.h) of residual and transformer blocks, from the next forward on. A forward's
+  /// hooks must then live until its backward is done.
   void set_gradient_checkpointing(bool enabled);
 
   /// Parameters under the checkpoint's keys (shared with the modules: setting requires_grad on them trains them).

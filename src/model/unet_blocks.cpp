@@ -1,7 +1,5 @@
 #include "model/unet_blocks.h"
 
-#include "model/recompute.h"
-
 namespace ldmtune::model {
 
 namespace {
@@ -35,17 +33,13 @@ TransformerOptions mid_transformer_options(const UNetConfig& config) {
 }
 
 at::Tensor run(const ResnetBlock2D& block, const at::Tensor& sample, const Conditioning& conditioning) {
-  if (!conditioning.recompute) return block.forward(sample, conditioning.time);
-  const auto again = [&block](const at::Tensor& input, const at::Tensor& time) { return block.forward(input, time); };
-  return recompute_in_backward(again, sample, conditioning.time);
+  return conditioning.recompute ? block.forward_recomputed(sample, conditioning.time)
+                                : block.forward(sample, conditioning.time);
 }
 
 at::Tensor run(const Transformer2DModel& block, const at::Tensor& sample, const Conditioning& conditioning) {
-  if (!conditioning.recompute) return block.forward(sample, conditioning.text, conditioning.hooks);
-  const auto again = [&block](const at::Tensor& input, const at::Tensor& text) {
-    return block.forward(input, text, /*hooks=*/nullptr);
-  };
-  return recompute_in_backward(again, sample, conditioning.text);
+  return conditioning.recompute ? block.forward_recomputed(sample, conditioning.text, conditioning.hooks)
+                                : block.forward(sample, conditioning.text, conditioning.hooks);
 }
 
 std::string numbered(const std::string& name, std::size_t index) { return name + "." + std::to_string(index); }

@@ -20,7 +20,7 @@ struct Conditioning {
   const at::Tensor& time;  ///< (B, time_embedding_dim), already activated
   const at::Tensor& text;  ///< (B, T, cross_attention_dim), one and the same tensor for all layers
   ModelHooks* hooks;
-  bool recompute = false;  ///< blocks keep no activations for backward; without hooks only
+  bool recompute = false;  ///< blocks keep no activations for backward
 };
 
 /// Skip connections, a stack: each (B, C, h, w).

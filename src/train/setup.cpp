@@ -78,11 +78,9 @@ bool changes_base(const TrainConfig& config) { return config.method == "dreamboo
 
 TrainConfig checked_config(const TrainConfig& config, int ranks) {
   check_method(config);
-  require(!config.train.gradient_checkpointing || config.method == "dreambooth", "train.gradient_checkpointing",
-          "false (only dreambooth can do without its activations)", "true with method " + config.method);
-  for (const auto& [option, path] :
-       {std::pair{"base", config.base}, {"data", config.data}, {"output", config.output}}) {
-    if (path.empty()) fail_input("option ", option, ": not given; see ldmtune train --help");
+  for (const auto& [option, is_missing] :
+       {std::pair{"base", config.base.empty()}, {"data", config.data.empty()}, {"output", config.output.empty()}}) {
+    if (is_missing) fail_input("option ", option, ": not given; see ldmtune train --help");
   }
   check_numbers(config);
   data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, ranks);

@@ -97,8 +97,8 @@ Step::LeafResult Step::run_leaf(const std::vector<Trial*>& trials, std::int64_t 
     trial->arena->use_gradients(result.gradients.back());
   }
 
-  const at::Tensor prediction = predict(trials, batches);  // (sum of b, C, h, w)
-  const std::vector<at::Tensor> rows = prediction.split(micro_batch_size_);
+  const Prediction prediction = predict(trials, batches);  // rows (sum of b, C, h, w)
+  const std::vector<at::Tensor> rows = prediction.rows.split(micro_batch_size_);
   at::Tensor objective;
   for (std::size_t i = 0; i < trials.size(); ++i) {
     const at::Tensor loss = diffusion::per_sample_loss(rows[i], batches[i].target, batches[i].terms);  // (b)
@@ -128,7 +128,7 @@ model::AddedConditioning Step::added_of_all(const std::vector<MicroBatch>& batch
           full_width(batches, [](const MicroBatch& batch) { return batch.added.time_ids; })};
 }
 
-at::Tensor Step::predict(const std::vector<Trial*>& trials, std::vector<MicroBatch>& batches) const {
+Step::Prediction Step::predict(const std::vector<Trial*>& trials, std::vector<MicroBatch>& batches) const {
   std::vector<TrialRows> rows = training_hooks(trials, batches);
   for (std::size_t i = 0; i < trials.size(); ++i) {
     if (!trials[i]->adapter->trains_text_encoder()) continue;
@@ -136,12 +136,13 @@ at::Tensor Step::predict(const std::vector<Trial*>& trials, std::vector<MicroBat
     batches[i].context = text.context.to(at::kFloat);
     if (text.pooled.defined()) batches[i].added.pooled = text.pooled.to(at::kFloat);
   }
-  const auto hooks = pack_hooks(std::move(rows), full_rows_);
+  auto hooks = pack_hooks(std::move(rows), full_rows_);
   const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();
   const at::Tensor prediction =
       base_.unet->forward(full_width(batches, &MicroBatch::noisy).to(dtype), full_width(batches, &MicroBatch::timestep),
                           full_width(batches, &MicroBatch::context).to(dtype), hooks.get(), added_of_all(batches));
-  return prediction.slice(0, 0, static_cast<std::int64_t>(trials.size()) * micro_batch_size_).to(at::kFloat);
+  const std::int64_t own = static_cast<std::int64_t>(trials.size()) * micro_batch_size_;
+  return {prediction.slice(0, 0, own).to(at::kFloat), std::move(hooks)};
 }
 
 std::vector<double> Step::reduce_losses(const std::vector<double>& local, std::size_t trials) const {

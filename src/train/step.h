@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -61,8 +62,12 @@ class Step {
     std::vector<double> losses;
   };
   LeafResult run_leaf(const std::vector<Trial*>& trials, std::int64_t leaf, StepObserver* observer);
-  /// Predictions of all trials' rows in one forward, f32; fills MicroBatch::context where a trial trains it.
-  at::Tensor predict(const std::vector<Trial*>& trials, std::vector<MicroBatch>& batches) const;
+  struct Prediction {
+    at::Tensor rows;                           ///< of all trials, f32
+    std::unique_ptr<model::ModelHooks> hooks;  ///< gradient checkpointing calls them again in backward
+  };
+  /// Predictions in one forward; fills MicroBatch::context where a trial trains it.
+  Prediction predict(const std::vector<Trial*>& trials, std::vector<MicroBatch>& batches) const;
   model::AddedConditioning added_of_all(const std::vector<MicroBatch>& batches) const;
   /// The rows of all batches one below the other, filled up to the pack's width with the first row.
   template <class Member>

@@ -81,17 +81,6 @@ def test_prior_preservation_changes_what_is_learned(dataset, class_data, referen
     assert set(checkpoints(tmp_path / "run").values()).isdisjoint(checkpoints(reference).values())
 
 
-def test_gradient_checkpointing_trains_alike(dataset, tmp_path):
-    losses = []
-    for checkpointing in ("false", "true"):
-        folder = tmp_path / checkpointing
-        run(options(dataset, folder, **{"train.gradient_checkpointing": checkpointing, "train.max_train_steps": "2", "validation.steps": "0"}))
-        losses.append([float(line.split(",")[2]) for line in (folder / "metrics.csv").read_text().splitlines()[1:]])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert "train.gradient_checkpointing" in run(
-        options(dataset, tmp_path / "x", **{"method": "hypernetwork", "train.gradient_checkpointing": "true"}), code=2)
-
-
 def test_trials_of_a_pack_start_from_the_base_each(dataset, tmp_path):
     sweep = tmp_path / "two.sweep.cfg"
     sweep.write_text(
