@@ -1,4 +1,4 @@
-"""python -m ldmtune_analysis report | compare | collect | metrics | tensorboard | check | optuna"""
+"""python -m ldmtune_analysis report | compare | methods | collect | metrics | tensorboard | check | optuna"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .check import run_checks
 from .collection import collect
+from .method_files import write_methods
 from .metrics import measure_samples
 from .optuna_search import Search, search
 from .report import write_report
@@ -33,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "-o", "--output", type=Path, default=Path("comparison.html"), help="the page (default: comparison.html)"
     )
+    methods = commands.add_parser("methods", help="tables, verdicts and pictures of a sweep over methods, to keep")
+    methods.add_argument("sweep", type=Path, help="the sweep.output folder")
+    methods.add_argument("-o", "--output", type=Path, help="folder for them (default: SWEEP/methods)")
     collected = commands.add_parser("collect", help="results of sweeps as one HDF5 file and CSV; adds to what is there")
     collected.add_argument("sweeps", type=Path, nargs="+", help="sweep.output folders")
     collected.add_argument("-o", "--output", type=Path, help="the file (default: FIRST SWEEP/results.h5)")
@@ -92,6 +96,8 @@ def _run(options, others: list) -> int:
         print(write_report(load_sweep(options.sweep), options.output or options.sweep / "report.html", tuned))
     elif options.command == "compare":
         print(write_report(load_runs(options.runs), options.output))
+    elif options.command == "methods":
+        print(write_methods(load_sweep(options.sweep), options.output or options.sweep / "methods"))
     elif options.command == "collect":
         sweeps = [load_sweep(folder) for folder in options.sweeps]
         print(collect(sweeps, options.output or options.sweeps[0] / "results.h5"))

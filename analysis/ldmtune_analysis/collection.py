@@ -40,6 +40,8 @@ COLUMNS = {
     "test_loss": ("number", "mean squared error", "test images at the end; only reported"),
     "base_test_loss": ("number", "mean squared error", "the same of the untouched base"),
     "trainable_parameters": ("integer", "numbers", "what trained"),
+    "export_bytes": ("integer", "bytes", "the file that it became; empty where `ldmtune export` must write it"),
+    "training_tflops": ("number", "10^12 operations", "training alone, counted by the run"),
     "tflops": ("number", "10^12 operations", "training and validation, counted from the networks' shapes"),
     "seconds": ("number", "s", "training, over all interruptions"),
     "samples_per_s": ("number", "samples/s", "training speed at the end"),

@@ -15,7 +15,7 @@ _LARGEST_COLUMNS = 8
 _LARGEST_ROWS = 24
 
 
-def picture_section(sweep: Sweep, configurations: list) -> str:
+def picture_section(sweep: Sweep, configurations: list, title: str = "Concepts never trained on") -> str:
     """Empty where no pictures were drawn."""
     if not sweep.pictures or not sweep.pictures.get("images"):
         return ""
@@ -35,7 +35,7 @@ def picture_section(sweep: Sweep, configurations: list) -> str:
     left_out = len(configurations) - sum(column["kind"] == "trial" for column in columns)
     if left_out > 0:
         note += f" {left_out} configurations of lower rank are left out."
-    return html.section("Concepts never trained on", f'<div class="scroll">{table}</div>', note)
+    return html.section(title, f'<div class="scroll">{table}</div>', note)
 
 
 def _columns(sweep: Sweep, configurations: list) -> list:

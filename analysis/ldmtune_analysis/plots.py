@@ -238,6 +238,73 @@ def cost_plots(configurations: list, panels: list, loss: str) -> str:
     return _to_svg(figure, "cost", "Loss against cost, with the Pareto front")
 
 
+def strength_curves(arms: list) -> str | None:
+    """Fit against forgetting: test loss over the change of the loss on adjacent images, a line a method through its
+    strengths, a panel an arm and kind. arms: (label, [(series, frame of methods.read_strengths)]). None without any."""
+    figure = _strength_figure(arms, series_colour)
+    return figure and _to_svg(figure, "strengths", "Test loss against the change of the adjacent loss, over strengths")
+
+
+def strength_picture(arms: list, file) -> None:
+    """The same of methods.compare_methods as a PNG with a legend; nothing where no strengths were measured."""
+    from .methods import read_strengths
+
+    names = list(dict.fromkeys(entry.method for arm in arms for entry in arm.entries))
+    panels = []
+    for arm in arms:
+        found = [(names.index(entry.method), read_strengths(entry)) for entry in arm.entries]
+        panels.append((arm.label, [(index, frame) for index, frame in found if len(frame)]))
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    figure = _strength_figure(panels, lambda index: colours[index % len(colours)])
+    if figure is None:
+        return
+    handles = [plt.Line2D([], [], color=colours[index], label=name.replace("_", " ")) for index, name in enumerate(names)]
+    figure.axes[-1].legend(handles=handles, fontsize=7.5, labelcolor="black")
+    for axis in figure.axes:
+        for text in (axis.title, axis.xaxis.label, axis.yaxis.label, *axis.get_xticklabels(), *axis.get_yticklabels()):
+            text.set_color("black")
+        axis.set_title(axis.get_title(loc="left"), loc="left", color="black")
+        axis.grid(color="#dddddd")
+    figure.tight_layout()
+    figure.savefig(file, dpi=110, facecolor="white", metadata={"Software": None})
+    plt.close(figure)
+
+
+def _strength_figure(arms: list, colour_of):
+    panels = []
+    for label, curves in arms:
+        for kind, words in (("adjacent", "without the word"), ("adjacent_trigger", "with the word")):
+            lines = [(index, _strength_line(frame, kind)) for index, frame in curves]
+            lines = [(index, line) for index, line in lines if len(line)]
+            if lines:
+                panels.append((label.split(":")[0], words, lines))
+    if not panels:
+        return None
+    figure, axes = _figure(len(panels), 3.4, max(2.9, 10.4 / len(panels)))
+    for axis, (label, words, lines) in zip(axes, panels):
+        for index, line in lines:
+            colour, end = colour_of(index), line.iloc[-1]
+            axis.plot(line["forgetting"], line["fit"], marker="o", markersize=4, color=colour, linewidth=1.5)
+            place = {"xy": (end["forgetting"], end["fit"]), "xytext": (4, 4), "textcoords": "offset points"}
+            axis.annotate(f"{end['strength']:g}", **place, fontsize=7.5, color=colour)
+        axis.axvline(0, color=_COLOUR["--muted"], linewidth=0.8)
+        axis.set_xlabel(f"adjacent loss, change {words}")
+        axis.set_title(label, loc="left")
+    axes[0].set_ylabel("test loss")
+    return figure
+
+
+def _strength_line(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """strength, fit, forgetting: the change from strength 0 (from the lowest where 0 was not measured)."""
+    by_kind = frame.pivot(index="strength", columns="kind", values="loss").sort_index()
+    fit = "test" if "test" in by_kind else "heldout"
+    if kind not in by_kind or fit not in by_kind:
+        return pd.DataFrame()
+    origin = by_kind[kind].get(0.0, by_kind[kind].iloc[0])
+    line = pd.DataFrame({"fit": by_kind[fit], "forgetting": by_kind[kind] - origin}).dropna()
+    return line.reset_index()
+
+
 def quartile_plot(configurations: list) -> str | None:
     """Held-out loss by timestep quartile at the end, with the untouched base; None where it was not measured."""
     names = [f"heldout_q{i}" for i in range(1, 5)]

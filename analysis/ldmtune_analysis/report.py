@@ -11,6 +11,7 @@ from .cost import cost_section
 from .effect_section import effect_sections
 from .effects import analyse_effects
 from .grid import picture_section
+from .method_section import method_sections
 from .metrics import metrics_section
 from .ranking import ranking_section, reported_kind, standings
 from .runs import Sweep
@@ -33,6 +34,7 @@ def render(sweep: Sweep, tuned: list | None = None) -> str:
     ranked = standings(configurations)
     sections = [_answer(sweep, ranked)]
     if configurations:
+        sections.append(method_sections(sweep))
         sections.append(ranking_section(ranked))
         sections.append(effect_sections(analyse_effects(sweep, tuned)))
         sections.append(_curves(configurations[: plots.SERIES], len(configurations)))

@@ -66,6 +66,10 @@ class Run:
     def _losses(self) -> dict:
         return self._of_images("loss")
 
+    @cached_property
+    def _drifts(self) -> dict:
+        return self._of_images("drift")
+
     def _of_images(self, column: str) -> dict:
         """(kind, "end" or "base") -> that column of each image by sample_id."""
         found = {}
@@ -112,7 +116,7 @@ class Run:
 
     def drifts(self, kind: str = "adjacent") -> pd.Series:
         """Mean squared difference from the base's prediction of each image at the end, by sample_id."""
-        return self._of_images("drift").get((kind, "end"), pd.Series(dtype=float))
+        return self._drifts.get((kind, "end"), pd.Series(dtype=float))
 
 
 @dataclass

@@ -171,6 +171,17 @@ def paired_interval(a, b=None, level: float = 0.95, luck: RunLuck | None = None)
     return _from_parts(float(a.mean() - b.mean()), parts, images, replicates, level)
 
 
+def gap_interval(heldout, train, level: float = 0.95, luck: RunLuck | None = None, runs: float = 0) -> Interval:
+    """Interval of mean(heldout) - mean(train), losses or differences of losses (images, replicates) of two sets of
+    different images: both sets were drawn at random, and what one replicate does to both is one draw."""
+    heldout, train = _as_matrix(heldout), _as_matrix(train)
+    if len(heldout) < 2 or len(train) < 2 or heldout.shape[1] != train.shape[1]:
+        return Interval(math.nan, math.nan, math.nan, len(heldout), heldout.shape[1])
+    by_replicate = (heldout.mean(0) - train.mean(0))[:, None]
+    parts = [_row_part(by_replicate, luck, runs, None), _axis_variance(heldout.mean(1)), _axis_variance(train.mean(1))]
+    return _from_parts(float(by_replicate.mean()), parts, len(heldout), len(by_replicate), level)
+
+
 def holm(p_values, family: int | None = None) -> list:
     """Holm's adjusted p-values: below 0.05 they are claims of which, in 95% of studies, not one is false.
 
