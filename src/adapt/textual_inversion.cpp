@@ -119,6 +119,7 @@ LoadedEmbeddings::LoadedEmbeddings(const std::vector<std::string>& files, const 
       std::vector<at::Tensor> vectors{embedding.vectors};
       if (embedding.second_vectors.defined()) vectors.push_back(embedding.second_vectors);
       placeholders_.push_back(add_placeholder(embedding.token, vectors, base));
+      files_.push_back(file);
     }
   }
 }

@@ -81,9 +81,12 @@ class LoadedEmbeddings {
   /// Null where there are no embeddings.
   std::unique_ptr<model::ModelHooks> hooks() const;
   const std::vector<Placeholder>& placeholders() const { return placeholders_; }
+  /// The file that each placeholder came from.
+  const std::vector<std::filesystem::path>& files() const { return files_; }
 
  private:
   std::vector<Placeholder> placeholders_;
+  std::vector<std::filesystem::path> files_;
 };
 
 }  // namespace ldmtune::adapt

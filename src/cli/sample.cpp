@@ -38,8 +38,8 @@ std::vector<pipeline::SharedRequest> make_requests(const SampleOptions& options,
   std::vector<pipeline::SharedRequest> requests;
   for (const SampleCell& cell : plan.cells) {
     pipeline::SharedRequest shared;
-    shared.request = {options.prompts[cell.prompt],
-                      options.negative_prompt,
+    shared.request = {adapters.weighed(options.prompts[cell.prompt], cell.settings),
+                      adapters.weighed(options.negative_prompt, cell.settings),
                       cell.settings.seed,
                       cell.index,
                       options.width,
@@ -87,7 +87,7 @@ ExitCode run_sample(const Arguments& arguments, comm::Communicator& comm) {
   pipeline::run_together(comm, [&] {
     if (comm.rank() != 0) return;
     if (cut) LDMTUNE_LOG(warning) << "a prompt was too long and was cut; --max_chunks takes more of it";
-    write_sample_output(options, plan, base, requests, results);
+    write_sample_output(options, plan, base, adapters, requests, results);
   });
   return ExitCode::done;
 }

@@ -54,29 +54,53 @@ void SampleAdapters::load(const SampleOptions& options, const SamplePlan& plan, 
       loras_.emplace(file, Loaded{std::move(read.lora), std::move(read.arena)});
     }
   }
-  const std::vector<std::string> files = split_list(options.embedding, ',');
-  if (!options.embedding.empty()) embeddings_ = std::make_unique<adapt::LoadedEmbeddings>(files, base);
+  for (const SampleCell& cell : plan.cells) {
+    const std::string& files = cell.settings.embedding;
+    if (files.empty() || embeddings_.count(files) > 0) continue;
+    // A word that several checkpoints hold keeps its place in the vocabulary.
+    embeddings_.emplace(files, std::make_unique<adapt::LoadedEmbeddings>(split_list(files, ','), base));
+  }
+}
+
+const adapt::LoadedEmbeddings* SampleAdapters::embeddings(const SampleSettings& settings) const {
+  const auto found = embeddings_.find(settings.embedding);
+  return found == embeddings_.end() ? nullptr : found->second.get();
+}
+
+std::string SampleAdapters::weighed(const std::string& prompt, const SampleSettings& settings) const {
+  const adapt::LoadedEmbeddings* words = embeddings(settings);
+  if (words == nullptr || settings.embedding_strength == 1) return prompt;
+  std::string text = prompt;
+  for (const adapt::Placeholder& word : words->placeholders()) {
+    const std::string weighed = cat("(", word.token, ":", format_number(settings.embedding_strength), ")");
+    for (std::size_t at = text.find(word.token); at != std::string::npos;
+         at = text.find(word.token, at + weighed.size())) {
+      text.replace(at, word.token.size(), weighed);
+    }
+  }
+  return text;
 }
 
 std::vector<SampleAdapters::Use> SampleAdapters::uses(const SampleSettings& settings) const {
   std::vector<Use> found;
-  const auto add = [&](const auto& from, const std::string& files, const char* option) {
+  const auto add = [&](const auto& from, const std::string& files, const char* option, double factor) {
     for (const auto& [file, strength] : adapt::parse_weighted_files(files, option)) {
-      const double product = strength * settings.strength;
+      const double product = strength * factor;
       if (product != 0) found.push_back({&from.at(file), product});
     }
   };
-  add(hypernetworks_, settings.hypernetwork, "hypernetwork");
-  add(loras_, settings.lora, "lora");
+  add(hypernetworks_, settings.hypernetwork, "hypernetwork", settings.hypernetwork_strength);
+  add(loras_, settings.lora, "lora", settings.lora_strength);
   return found;
 }
 
 pipeline::HooksFactory SampleAdapters::hooks(const SampleSettings& settings) const {
   const std::vector<Use> used = uses(settings);
-  if (used.empty() && !embeddings_) return nullptr;
-  return [this, used](std::int64_t) {
+  const adapt::LoadedEmbeddings* words = embeddings(settings);
+  if (used.empty() && words == nullptr) return nullptr;
+  return [words, used](std::int64_t) {
     std::vector<std::unique_ptr<model::ModelHooks>> links;
-    if (embeddings_) links.push_back(embeddings_->hooks());
+    if (words != nullptr) links.push_back(words->hooks());
     for (const Use& use : used) {
       adapt::ForwardContext context;
       context.strength = use.strength;
@@ -88,8 +112,9 @@ pipeline::HooksFactory SampleAdapters::hooks(const SampleSettings& settings) con
 
 bool SampleAdapters::in_text_encoder(const SampleSettings& settings) const {
   const std::vector<Use> used = uses(settings);
-  return embeddings_ || std::any_of(used.begin(), used.end(),
-                                    [](const Use& use) { return use.loaded->adapter->trains_text_encoder(); });
+  return embeddings(settings) != nullptr || std::any_of(used.begin(), used.end(), [](const Use& use) {
+           return use.loaded->adapter->trains_text_encoder();
+         });
 }
 
 }  // namespace ldmtune::cli

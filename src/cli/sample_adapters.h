@@ -27,6 +27,10 @@ class SampleAdapters {
   pipeline::HooksFactory hooks(const SampleSettings& settings) const;
   /// Whether the hooks change the text encoder too.
   bool in_text_encoder(const SampleSettings& settings) const;
+  /// `prompt` with the embeddings' words weighed, as in (word:0.8), where a cell says so.
+  std::string weighed(const std::string& prompt, const SampleSettings& settings) const;
+  /// The embeddings that a cell draws with; null: none.
+  const adapt::LoadedEmbeddings* embeddings(const SampleSettings& settings) const;
 
  private:
   struct Loaded {
@@ -40,7 +44,7 @@ class SampleAdapters {
   };
   std::vector<Use> uses(const SampleSettings& settings) const;
 
-  std::unique_ptr<adapt::LoadedEmbeddings> embeddings_;  ///< null: none
+  std::map<std::string, std::unique_ptr<adapt::LoadedEmbeddings>> embeddings_;  ///< by SampleSettings::embedding
   std::map<std::filesystem::path, Loaded> hypernetworks_, loras_;
 };
 

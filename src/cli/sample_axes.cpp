@@ -1,10 +1,12 @@
 #include "cli/sample_axes.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <numeric>
 
 #include "cli/sample_options.h"
 #include "core/error.h"
@@ -41,7 +43,13 @@ using Setter = std::function<void(const std::string&, SampleSettings&)>;
 
 const std::map<std::string, Setter>& setters() {
   static const std::map<std::string, Setter> known{
-      {"strength", [](auto& text, auto& s) { s.strength = number<double>(text, "strength"); }},
+      {"strength",
+       [](auto& text, auto& s) { s.hypernetwork_strength = s.lora_strength = number<double>(text, "strength"); }},
+      {"hypernetwork_strength",
+       [](auto& text, auto& s) { s.hypernetwork_strength = number<double>(text, "hypernetwork_strength"); }},
+      {"lora_strength", [](auto& text, auto& s) { s.lora_strength = number<double>(text, "lora_strength"); }},
+      {"embedding_strength",
+       [](auto& text, auto& s) { s.embedding_strength = number<double>(text, "embedding_strength"); }},
       {"steps", [](auto& text, auto& s) { s.num_inference_steps = number<std::int64_t>(text, "steps"); }},
       {"guidance",
        [](auto& text, auto& s) {
@@ -52,22 +60,63 @@ const std::map<std::string, Setter>& setters() {
       {"sampler", [](auto& text, auto& s) { set_sampler(text, s); }},
       {"hypernetwork", [](auto& text, auto& s) { s.hypernetwork = text; }},
       {"lora", [](auto& text, auto& s) { s.lora = text; }},
+      {"embedding", [](auto& text, auto& s) { s.embedding = text; }},
   };
   return known;
+}
+
+/// Whether an axis names files of this kind.
+bool varies(const std::string& setting, const SampleOptions& options) {
+  for (const std::string* axis : {&options.x, &options.y, &options.z}) {
+    if (axis->starts_with(setting + "=") || axis->starts_with("checkpoint=")) return true;
+  }
+  return false;
 }
 
 /// Names that users know, and ours.
 std::string setting_named(const std::string& name, const SampleOptions& options) {
   if (name == "num_inference_steps") return "steps";
   if (name == "guidance_scale" || name == "cfg") return "guidance";
-  if (name == "strengths") return "strength";
+  const bool has_networks = !options.hypernetwork.empty() || !options.lora.empty();
+  const bool only_words = !has_networks && !options.embedding.empty();
+  if (name == "strength" || name == "strengths") return only_words ? "embedding_strength" : "strength";
   if (name != "checkpoint") return name;
+  if (only_words) return "embedding";
   return options.hypernetwork.empty() && !options.lora.empty() ? "lora" : "hypernetwork";
 }
 
-bool names_files(const std::string& setting) { return setting == "hypernetwork" || setting == "lora"; }
+bool names_files(const std::string& setting) {
+  return setting == "hypernetwork" || setting == "lora" || setting == "embedding";
+}
+
+/// Which option must be given for a strength to mean anything.
+void expect_something_strong(const std::string& setting, const std::string& option, const SampleOptions& options) {
+  const auto expect = [&](bool given, const char* what) {
+    if (!given) fail_input("option ", option, ": ", setting, " needs ", what);
+  };
+  const bool has_hypernetwork = !options.hypernetwork.empty() || varies("hypernetwork", options);
+  const bool has_lora = !options.lora.empty() || varies("lora", options);
+  if (setting == "strength") {
+    expect(has_hypernetwork || has_lora, "--hypernetwork FILE, --lora FILE or --embedding FILE");
+  }
+  if (setting == "hypernetwork_strength") expect(has_hypernetwork, "--hypernetwork FILE");
+  if (setting == "lora_strength") expect(has_lora, "--lora FILE");
+  if (setting != "embedding_strength") return;
+  expect(!options.embedding.empty() || varies("embedding", options), "--embedding FILE");
+  expect(options.prompt_weights, "--prompt_weights true: it is the word's weight in the prompt");
+}
 
 }  // namespace
+
+std::string SampleAxis::file_label(std::size_t i) const {
+  const auto name_of = [&](std::size_t j) { return std::filesystem::path(values[j]).filename().string(); };
+  const auto same = [&](std::size_t j) { return j != i && name_of(j) == name_of(i); };
+  std::vector<std::size_t> others(values.size());
+  std::iota(others.begin(), others.end(), std::size_t{0});
+  if (std::none_of(others.begin(), others.end(), same)) return name_of(i);
+  // Checkpoints of one run: step-00000100/pencil.pt
+  return (std::filesystem::path(values[i]).parent_path().filename() / name_of(i)).string();
+}
 
 SampleSettings SampleSettings::of(const SampleOptions& options) {
   SampleSettings settings;
@@ -77,6 +126,7 @@ SampleSettings SampleSettings::of(const SampleOptions& options) {
   settings.guidance_scale = options.guidance_scale;
   settings.hypernetwork = options.hypernetwork;
   settings.lora = options.lora;
+  settings.embedding = options.embedding;
   return settings;
 }
 
@@ -91,6 +141,7 @@ SampleAxis SampleAxis::parse(const std::string& text, const std::string& option,
     for (const auto& [setting, setter] : setters()) known += ", " + setting;
     fail_input("option ", option, ": expected SETTING=VALUE,VALUE ... with one of ", known, ", found '", text, "'");
   }
+  expect_something_strong(axis.setting, option, options);
   axis.values = split_list(text.substr(equals + 1), ',');
   if (axis.values.empty()) fail_input("option ", option, ": expected values for ", name, ", found none");
   SampleSettings unused = SampleSettings::of(options);
@@ -112,8 +163,11 @@ void SampleAxis::apply(std::size_t i, SampleSettings& settings) const {
 
 std::string SampleAxis::label(std::size_t i) const {
   if (!is_used()) return "";
-  if (names_files(setting)) return std::filesystem::path(values[i]).filename().string();
-  return setting == "sampler" ? values[i] : setting + " " + values[i];
+  if (names_files(setting)) return file_label(i);
+  if (setting == "sampler") return values[i];
+  std::string name = setting;
+  std::replace(name.begin(), name.end(), '_', ' ');
+  return name + " " + values[i];
 }
 
 }  // namespace ldmtune::cli

@@ -15,8 +15,9 @@ struct SampleSettings {
   std::string sampler;
   std::int64_t num_inference_steps = 0;
   double guidance_scale = 1;
-  double strength = 1.0;           ///< of hypernetworks and LoRAs, times that of their options
-  std::string hypernetwork, lora;  ///< as SampleOptions has them
+  /// Times those of the options; that of an embedding is its word's weight, as in (word:0.8).
+  double hypernetwork_strength = 1.0, lora_strength = 1.0, embedding_strength = 1.0;
+  std::string hypernetwork, lora, embedding;  ///< as SampleOptions has them
 
   /// As the options say.
   static SampleSettings of(const SampleOptions& options);
@@ -27,8 +28,10 @@ struct SampleAxis {
   std::string setting;  ///< empty: one place, which changes nothing
   std::vector<std::string> values{""};
 
-  /// "SETTING=V1,V2 ..."; `option` (x, y, z) names it for errors. Settings: strength, steps, guidance, seed, sampler,
-  /// checkpoint (files in place of --hypernetwork, or of --lora where that alone is given), hypernetwork, lora.
+  /// "SETTING=V1,V2 ..."; `option` (x, y, z) names it for errors. Settings: strength (of hypernetworks and LoRAs, or of
+  /// embeddings where they alone are given), hypernetwork_strength, lora_strength, embedding_strength, steps, guidance,
+  /// seed, sampler, hypernetwork, lora, embedding, and checkpoint (files in place of --hypernetwork, or of --lora or
+  /// --embedding where that alone is given).
   /// Errors: InputError naming the option: unknown setting, no or bad values.
   static SampleAxis parse(const std::string& text, const std::string& option, const SampleOptions& options);
 
@@ -37,6 +40,10 @@ struct SampleAxis {
   void apply(std::size_t i, SampleSettings& settings) const;
   /// "steps 20"
   std::string label(std::size_t i) const;
+
+ private:
+  /// The file's name, with its folder's where several are called so.
+  std::string file_label(std::size_t i) const;
 };
 
 }  // namespace ldmtune::cli

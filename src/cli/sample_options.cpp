@@ -40,9 +40,6 @@ void check(const SampleOptions& options) {
     fail_input("option guidance_scale: expected 0 or above (1: without guidance), found ", options.guidance_scale);
   }
   check_range("clip_skip", options.clip_skip, 1, 1000);
-  if (!options.strengths.empty() && options.hypernetwork.empty() && options.lora.empty()) {
-    fail_input("option strengths is for a hypernetwork or LoRA: give --hypernetwork FILE or --lora FILE too");
-  }
   if (!options.output.empty() && options.output.extension() != ".png") {
     fail_input("option output: expected a file name ending in .png, found ", options.output.string());
   }
@@ -89,10 +86,12 @@ void declare(OptionTable& t, SampleOptions& o) {
   declare(t, o.base_options);
   t.add("base.merge", o.base_merge, "",
         "LoRA files added to the base's weights at load, as in training: the base that a file was trained on");
-  t.add("strengths", o.strengths, "", "Columns at several strengths of hypernetwork and LoRA, e.g. 0,0.5,1");
+  t.add("strengths", o.strengths, "", "Columns at several strengths: --x strength=, e.g. 0,0.5,1");
   t.add("x", o.x, "",
-        "Columns for values of one setting: strength=0,0.5,1 | steps=10,20 | guidance=3,7.5 | seed=0,1 | "
-        "sampler=ddim,euler | checkpoint=A.pt,B.pt (in place of --hypernetwork, or --lora)");
+        "Columns for values of one setting: strength=0,0.5,1 (of hypernetworks and LoRAs; of embeddings, where they "
+        "alone are given, the word's weight in the prompt; also hypernetwork_strength, lora_strength, "
+        "embedding_strength) | steps=10,20 | guidance=3,7.5 | seed=0,1 | sampler=ddim,euler | checkpoint=A.pt,B.pt (in "
+        "place of --hypernetwork, or of --lora or --embedding where that alone is given)");
   t.add("y", o.y, "", "Rows for values of one setting, as --x");
   t.add("z", o.z, "", "Blocks of rows for values of one setting, as --x");
   t.add("columns", o.columns, "pictures", "Where the pictures of a single prompt wrap (0: near a square)");
@@ -138,7 +137,7 @@ std::string title_of(const SampleOptions& options, const std::vector<const Sampl
   if (!options.base_merge.empty()) title += " + " + options.base_merge;
   if (!options.hypernetwork.empty() && !varies("hypernetwork")) title += " + " + options.hypernetwork;
   if (!options.lora.empty() && !varies("lora")) title += " + " + options.lora;
-  if (!options.embedding.empty()) title += " + " + options.embedding;
+  if (!options.embedding.empty() && !varies("embedding")) title += " + " + options.embedding;
   if (!varies("sampler")) title += ", " + options.sampler;
   if (!varies("steps")) title += cat(" ", options.num_inference_steps, " steps");
   if (!varies("guidance")) title += ", guidance " + format_number(options.guidance_scale);
@@ -150,9 +149,11 @@ SampleAxis x_axis(const SampleOptions& options) {
   if (options.strengths.empty()) return SampleAxis::parse(options.x, "x", options);
   if (!options.x.empty())
     fail_input("options strengths and x: --strengths LIST is --x strength=LIST; give one of them");
-  SampleAxis axis{"strength", {}};
-  for (const double strength : options.strengths) axis.values.push_back(format_number(strength));
-  return axis;
+  std::string text;
+  for (const double strength : options.strengths) {
+    text += (text.empty() ? "strength=" : ",") + format_number(strength);
+  }
+  return SampleAxis::parse(text, "strengths", options);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "adapt/merge.h"
@@ -10,6 +12,7 @@
 #include "store/files.h"
 #include "store/hdf5_writer.h"
 #include "store/image.h"
+#include "store/safetensors.h"
 
 namespace ldmtune::cli {
 namespace {
@@ -67,35 +70,77 @@ void write_trace(const std::filesystem::path& file, const std::vector<GenerateRe
   LDMTUNE_LOG(info) << "wrote " << file.string();
 }
 
-/// Names and strengths, without those of strength 0.
-std::vector<std::pair<std::string, double>> used_files(const std::string& files, const char* option, double factor) {
-  std::vector<std::pair<std::string, double>> used;
-  for (const auto& [file, strength] : adapt::parse_weighted_files(files, option)) {
-    if (strength * factor != 0) used.emplace_back(file.stem().string(), strength * factor);
-  }
-  return used;
+std::string shortened(const std::string& hash, std::size_t digits) { return hash.substr(0, digits); }
+
+/// A1111 knows a LoRA by what kohya's scripts noted, else by its tensors' bytes.
+std::string lora_hash(const std::filesystem::path& file) {
+  store::Metadata metadata;
+  store::read_safetensors_header(file, &metadata);
+  const auto noted = metadata.find("sshs_model_hash");
+  return noted != metadata.end() && !noted->second.empty() ? noted->second : store::sha256_safetensors_data(file);
 }
+
+/// What drew the pictures, each file hashed once.
+class Credits {
+ public:
+  Credits(const SampleOptions& options, const model::BaseModel& base) {
+    model_.base_name = std::filesystem::weakly_canonical(base.folder).filename().string();
+    const bool is_one_file = std::filesystem::is_regular_file(base.folder) && options.base_merge.empty();
+    if (is_one_file) model_.base_name = base.folder.stem().string();
+    model_.base_hash = shortened(is_one_file ? store::sha256_file(base.folder) : base.sha256, kFileDigits);
+    model_.clip_skip = options.clip_skip;
+    model_.prompt_weights = options.prompt_weights;
+  }
+
+  const pipeline::InfotextModel& of(const SampleSettings& settings, const SampleAdapters& adapters) {
+    model_.hypernetworks = used(settings.hypernetwork, "hypernetwork", settings.hypernetwork_strength,
+                                [](auto& file) { return shortened(store::sha256_file(file), kFileDigits); });
+    model_.loras = used(settings.lora, "lora", settings.lora_strength,
+                        [](auto& file) { return shortened(lora_hash(file), kNetworkDigits); });
+    model_.embeddings.clear();
+    const adapt::LoadedEmbeddings* words = adapters.embeddings(settings);
+    for (std::size_t i = 0; words != nullptr && i < words->files().size(); ++i) {
+      model_.embeddings.push_back({words->placeholders()[i].token, 1.0, hash(words->files()[i], [](auto& file) {
+                                     return shortened(store::sha256_file(file), kNetworkDigits);
+                                   })});
+    }
+    return model_;
+  }
+
+ private:
+  // A1111's lengths: of models and hypernetworks; of LoRAs and embeddings.
+  static constexpr std::size_t kFileDigits = 10, kNetworkDigits = 12;
+  using Hash = std::function<std::string(const std::filesystem::path&)>;
+
+  const std::string& hash(const std::filesystem::path& file, const Hash& compute) {
+    const auto found = hashes_.find(file);
+    return found != hashes_.end() ? found->second : hashes_.emplace(file, compute(file)).first->second;
+  }
+
+  /// Names, strengths and hashes, without those of strength 0.
+  std::vector<pipeline::InfotextFile> used(const std::string& files, const char* option, double factor,
+                                           const Hash& compute) {
+    std::vector<pipeline::InfotextFile> found;
+    for (const auto& [file, strength] : adapt::parse_weighted_files(files, option)) {
+      if (strength * factor != 0) found.push_back({file.stem().string(), strength * factor, hash(file, compute)});
+    }
+    return found;
+  }
+
+  pipeline::InfotextModel model_;
+  std::map<std::filesystem::path, std::string> hashes_;
+};
 
 }  // namespace
 
 void write_sample_output(const SampleOptions& options, const SamplePlan& plan, const model::BaseModel& base,
-                         const std::vector<pipeline::SharedRequest>& requests,
+                         const SampleAdapters& adapters, const std::vector<pipeline::SharedRequest>& requests,
                          const std::vector<GenerateResult>& results) {
-  pipeline::InfotextModel model;
-  model.base_name = std::filesystem::weakly_canonical(base.folder).filename().string();
-  model.base_sha256 = base.sha256;
+  Credits credits(options, base);
   std::vector<std::string> parameters;
-  model.clip_skip = options.clip_skip;
-  model.prompt_weights = options.prompt_weights;
-  for (const std::string& embedding : split_list(options.embedding, ',')) {
-    if (!embedding.empty()) model.embeddings.push_back(std::filesystem::path(embedding).stem().string());
-  }
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    const SampleSettings& settings = plan.cells[i].settings;
-    model.hypernetworks = used_files(settings.hypernetwork, "hypernetwork", settings.strength);
-    model.loras = used_files(settings.lora, "lora", settings.strength);
-    parameters.push_back(
-        pipeline::infotext(requests[i].request, model, results[i].image.size(1), results[i].image.size(0)));
+    parameters.push_back(pipeline::infotext(requests[i].request, credits.of(plan.cells[i].settings, adapters),
+                                            results[i].image.size(1), results[i].image.size(0)));
   }
   if (!options.output_dir.empty()) write_single(options, plan, results, parameters);
   if (!options.trace.empty()) write_trace(options.trace, results, parameters);

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "adapt/hypernetwork.h"
+#include "cli/sample_adapters.h"
 #include "cli/sample_options.h"
 #include "model/base_model.h"
 #include "pipeline/generate_shared.h"
@@ -12,7 +12,7 @@ namespace ldmtune::cli {
 
 /// `requests` and `results` stand in the order of plan.cells.
 void write_sample_output(const SampleOptions& options, const SamplePlan& plan, const model::BaseModel& base,
-                         const std::vector<pipeline::SharedRequest>& requests,
+                         const SampleAdapters& adapters, const std::vector<pipeline::SharedRequest>& requests,
                          const std::vector<pipeline::GenerateResult>& results);
 
 }  // namespace ldmtune::cli

@@ -120,7 +120,8 @@ model::TextConditioning encode_prompts(const model::BaseModel& base, PromptEncod
   const std::vector<std::string> texts{request.negative_prompt, request.prompt};
   const bool is_plain = !hooks || !request.hooks_in_text_encoder;
   model::TextConditioning text =
-      is_plain ? prompts.condition(texts) : prompts.condition_ids(prompts.input_ids(texts), hooks(2).get());
+      is_plain ? prompts.condition(texts)
+               : prompts.condition_ids(prompts.input_ids(texts), hooks(2).get(), prompts.token_weights(texts));
   if (base.force_zeros_for_empty_prompt && request.negative_prompt.empty()) {
     for (at::Tensor* tensor : {&text.context, &text.pooled}) {
       *tensor = at::cat({at::zeros_like(tensor->narrow(0, 0, 1)), tensor->narrow(0, 1, 1)});

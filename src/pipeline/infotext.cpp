@@ -14,48 +14,72 @@ std::string quote(const std::string& value) {
   return nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-std::string sampler_name(const std::string& sampler) {
+/// A1111's sampler, and its schedule where it is not the sampler's own.
+std::string sampler_fields(const std::string& sampler) {
   if (sampler == "ddim") return "DDIM";
   if (sampler == "euler") return "Euler";
   if (sampler == "euler_ancestral") return "Euler a";
   if (sampler == "dpmpp_2m") return "DPM++ 2M";
-  if (sampler == "dpmpp_2m_karras") return "DPM++ 2M Karras";
+  if (sampler == "dpmpp_2m_karras") return "DPM++ 2M, Schedule type: Karras";
   return sampler;
 }
 
-/// "style: 0.8, other: 1".
-std::string list_of(const std::vector<std::pair<std::string, double>>& files) {
-  std::string list;
-  for (const auto& [name, strength] : files) list += (list.empty() ? "" : ", ") + name + ": " + format_number(strength);
-  return list;
+/// A name as it may stand in tags and lists of hashes.
+std::string plain(std::string name) {
+  std::erase_if(name, [](char c) { return c == ':' || c == ',' || c == '<' || c == '>'; });
+  return name;
 }
 
-/// One hypernetwork as A1111 writes it; it knows no field for several.
-std::string hypernetwork_fields(const InfotextModel& model) {
-  if (model.hypernetworks.empty()) return "";
-  if (model.hypernetworks.size() > 1) return ", Hypernets: " + quote(list_of(model.hypernetworks));
-  const auto& [name, strength] = model.hypernetworks.front();
-  return ", Hypernet: " + quote(name) + ", Hypernet strength: " + format_number(strength);
+/// "<lora:style:0.8>".
+std::string tags_of(const std::vector<InfotextFile>& files, const char* kind) {
+  std::string tags;
+  for (const InfotextFile& file : files) {
+    tags += cat("<", kind, ":", plain(file.name), ":", format_number(file.strength), ">");
+  }
+  return tags;
+}
+
+/// ", Lora hashes: \"style: 0123456789ab\"".
+std::string hashes_of(const std::vector<InfotextFile>& files, const char* label) {
+  std::string list;
+  for (const InfotextFile& file : files) list += (list.empty() ? "" : ", ") + plain(file.name) + ": " + file.hash;
+  return list.empty() ? "" : cat(", ", label, ": ", quote(list));
+}
+
+/// The one hypernetwork in fields of its own; several are tags.
+std::string hypernetwork_fields(const std::vector<InfotextFile>& files) {
+  if (files.size() > 1) return hashes_of(files, "Hypernet hashes");
+  if (files.empty()) return "";
+  const InfotextFile& file = files.front();
+  return cat(", Hypernet: ", quote(file.name), ", Hypernet hash: ", file.hash,
+             ", Hypernet strength: ", format_number(file.strength));
+}
+
+std::vector<InfotextFile> used_words(const InfotextModel& model, const GenerateRequest& request) {
+  std::vector<InfotextFile> used;
+  for (const InfotextFile& word : model.embeddings) {
+    const bool is_used = request.prompt.find(word.name) != std::string::npos ||
+                         request.negative_prompt.find(word.name) != std::string::npos;
+    if (is_used) used.push_back(word);
+  }
+  return used;
 }
 
 }  // namespace
 
 std::string infotext(const GenerateRequest& request, const InfotextModel& model, std::int64_t width,
                      std::int64_t height) {
-  std::string text = request.prompt + "\n";
-  if (!request.negative_prompt.empty()) text += "Negative prompt: " + request.negative_prompt + "\n";
-  text += cat("Steps: ", request.num_inference_steps, ", Sampler: ", sampler_name(request.sampler),
+  std::string text = request.prompt + tags_of(model.loras, "lora");
+  if (model.hypernetworks.size() > 1) text += tags_of(model.hypernetworks, "hypernet");
+  if (!request.negative_prompt.empty()) text += "\nNegative prompt: " + request.negative_prompt;
+  text += cat("\nSteps: ", request.num_inference_steps, ", Sampler: ", sampler_fields(request.sampler),
               ", CFG scale: ", format_number(request.guidance_scale), ", Seed: ", request.seed,
-              ", Image index: ", request.index, ", Size: ", width, "x", height);
-  constexpr std::size_t kShortHash = 10;
-  text += ", Model hash: " + model.base_sha256.substr(0, kShortHash) + ", Model: " + quote(model.base_name);
+              ", Image index: ", request.index, ", Size: ", width, "x", height, ", Model hash: ", model.base_hash,
+              ", Model: ", quote(model.base_name));
+  text += hypernetwork_fields(model.hypernetworks);
   if (model.clip_skip != 1) text += cat(", Clip skip: ", model.clip_skip);
+  text += hashes_of(model.loras, "Lora hashes") + hashes_of(used_words(model, request), "TI hashes");
   if (!model.prompt_weights) text += ", Emphasis: None";
-  text += hypernetwork_fields(model);
-  if (!model.loras.empty()) text += ", Lora: " + quote(list_of(model.loras));
-  std::string embeddings;
-  for (const std::string& name : model.embeddings) embeddings += (embeddings.empty() ? "" : ", ") + name;
-  if (!embeddings.empty()) text += ", TI: " + quote(embeddings);
   return text + ", Version: ldmtune";
 }
 

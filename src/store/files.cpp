@@ -148,11 +148,11 @@ void rename_folder(const std::filesystem::path& from, const std::filesystem::pat
   sync_path(folder_of(to));
 }
 
-std::string sha256_file(const std::filesystem::path& file) {
+std::string sha256_file(const std::filesystem::path& file, std::uint64_t offset) {
   const InputFile input(file);
   Sha256 hash;
   std::vector<std::byte> buffer(std::size_t{1} << 20);
-  for (std::uint64_t at = 0; at < input.size(); at += buffer.size()) {
+  for (std::uint64_t at = offset; at < input.size(); at += buffer.size()) {
     const std::size_t count = std::min<std::uint64_t>(buffer.size(), input.size() - at);
     const std::span<std::byte> chunk(buffer.data(), count);
     input.read(at, chunk);

@@ -28,8 +28,8 @@ void sync_folder(const std::filesystem::path& folder);
 /// Renames and fsyncs the folder that holds both: after it, `to` survives a crash. Sync the content first.
 void rename_folder(const std::filesystem::path& from, const std::filesystem::path& to);
 
-/// Lower-case hex sha256.
-std::string sha256_file(const std::filesystem::path& file);
+/// Lower-case hex sha256; of a file, of its bytes from `offset` on.
+std::string sha256_file(const std::filesystem::path& file, std::uint64_t offset = 0);
 std::string sha256_bytes(std::span<const std::byte> bytes);
 std::string sha256_text(const std::string& text);
 /// Hash of names, shapes and values, the values rounded to fp16 first (little endian), so that fp32 and fp16 variants

@@ -198,6 +198,8 @@ void write_safetensors(const fs::path& file, const TensorMap& tensors, const Met
   });
 }
 
+std::string sha256_safetensors_data(const fs::path& file) { return sha256_file(file, open_safetensors(file).data); }
+
 void check_finite(const TensorMap& tensors, const fs::path& file) {
   for (const auto& [name, tensor] : tensors) {
     // ATen compares no 8-bit floats.

@@ -37,6 +37,10 @@ std::vector<TensorInfo> read_safetensors_header(const std::filesystem::path& fil
 TensorMap read_sharded_safetensors(const std::filesystem::path& folder, const std::string& stem,
                                    const std::string& variant);
 
+/// sha256 of the tensors' bytes as the file holds them, without its header: what kohya's scripts and AUTOMATIC1111 know
+/// a LoRA by, whatever its metadata says.
+std::string sha256_safetensors_data(const std::filesystem::path& file);
+
 /// InputError naming the file and the first tensor that holds a NaN or an infinity.
 void check_finite(const TensorMap& tensors, const std::filesystem::path& file);
 

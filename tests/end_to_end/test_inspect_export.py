@@ -109,7 +109,8 @@ def test_export_equals_the_runs_own_file(made, tmp_path):
     run(["sample", "--base", BASE, "--prompt", "rocket", "--hypernetwork", f"{tmp_path / 'demo.pt'}:0.5",
          "--num_inference_steps", "2", "--trace", tmp_path / "trace.h5"])
     with h5py.File(tmp_path / "trace.h5") as trace:
-        assert "Hypernet: demo, Hypernet strength: 0.5" in json.loads(trace.attrs["parameters"])[0]
+        text = json.loads(trace.attrs["parameters"])[0]
+        assert f"Hypernet: demo, Hypernet hash: {sha256(tmp_path / 'demo.pt')[:10]}, Hypernet strength: 0.5" in text
 
 
 def test_a_hypernetwork_of_another_base(made, tmp_path):

@@ -67,7 +67,7 @@ def test_pictures_by_hook_and_by_merging(trained, tmp_path):
     assert difference(draw(tmp_path, "--lora", f"{file}:0.25, {file}:0.75")["final_latent"][0], hooked[2]) < 1e-4
     twice = draw(tmp_path, "--lora", f"{file}:0.25", "--lora", f"{file}:0.75", "--output", tmp_path / "grid.png")
     assert difference(twice["final_latent"][0], hooked[2]) < 1e-4
-    assert b"Lora: " in (tmp_path / "grid.png").read_bytes()
+    assert b"<lora:" in (tmp_path / "grid.png").read_bytes()
     # Half by merging, half by hook.
     both = draw(tmp_path, "--base.merge", f"{file}:0.5", "--lora", f"{file}:0.5")["final_latent"][0]
     assert difference(both, hooked[2]) < 1e-4

@@ -17,7 +17,7 @@ GenerateRequest request() {
 InfotextModel model() {
   InfotextModel made;
   made.base_name = "sd15";
-  made.base_sha256 = "0123456789abcdef";
+  made.base_hash = "0123456789";
   return made;
 }
 
@@ -33,25 +33,32 @@ TEST(Infotext, NamesNegativePromptAndHypernetwork) {
   made.negative_prompt = "blurry";
   made.sampler = "euler";
   InfotextModel drawn = model();
-  drawn.hypernetworks = {{"pencil: v2", 0.5}};
+  drawn.hypernetworks = {{"pencil: v2", 0.5, "abcdef0123"}};
   const std::string text = infotext(made, drawn, 64, 64);
   EXPECT_NE(text.find("\nNegative prompt: blurry\nSteps: 20, Sampler: Euler"), std::string::npos);
-  EXPECT_NE(text.find("Hypernet: \"pencil: v2\", Hypernet strength: 0.5"), std::string::npos);
+  EXPECT_NE(text.find("Hypernet: \"pencil: v2\", Hypernet hash: abcdef0123, Hypernet strength: 0.5"),
+            std::string::npos);
 }
 
 TEST(Infotext, NamesEverythingThatDrew) {
   GenerateRequest made = request();
+  made.prompt = "a zorp";
+  made.negative_prompt = "blip";
   made.sampler = "dpmpp_2m_karras";
   InfotextModel drawn = model();
-  drawn.hypernetworks = {{"pencil", 0.5}, {"ink", 1}};
-  drawn.loras = {{"style", 0.8}};
-  drawn.embeddings = {"zorp", "blip"};
+  drawn.hypernetworks = {{"pencil", 0.5, "aaaaaaaaaa"}, {"ink", 1, "bbbbbbbbbb"}};
+  drawn.loras = {{"style: v1", 0.8, "cccccccccccc"}, {"face", -1, "dddddddddddd"}};
+  drawn.embeddings = {{"zorp", 1, "eeeeeeeeeeee"}, {"blip", 1, "ffffffffffff"}, {"unused", 1, "000000000000"}};
   drawn.clip_skip = 2;
   drawn.prompt_weights = false;
   const std::string text = infotext(made, drawn, 64, 64);
-  EXPECT_NE(text.find("Sampler: DPM++ 2M Karras, "), std::string::npos);
-  EXPECT_NE(text.find("Clip skip: 2, Emphasis: None, Hypernets: \"pencil: 0.5, ink: 1\", Lora: \"style: 0.8\", "
-                      "TI: \"zorp, blip\", Version: ldmtune"),
+  EXPECT_EQ(
+      text.find("a zorp<lora:style v1:0.8><lora:face:-1><hypernet:pencil:0.5><hypernet:ink:1>\nNegative prompt: "), 0u)
+      << text;
+  EXPECT_NE(text.find("Sampler: DPM++ 2M, Schedule type: Karras, "), std::string::npos);
+  EXPECT_NE(text.find("Hypernet hashes: \"pencil: aaaaaaaaaa, ink: bbbbbbbbbb\", Clip skip: 2, "
+                      "Lora hashes: \"style v1: cccccccccccc, face: dddddddddddd\", "
+                      "TI hashes: \"zorp: eeeeeeeeeeee, blip: ffffffffffff\", Emphasis: None, Version: ldmtune"),
             std::string::npos)
       << text;
 }
