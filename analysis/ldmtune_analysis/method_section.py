@@ -49,7 +49,8 @@ def sentence(verdict: Verdict) -> str:
     """Who won at what, or tied, in plain words (HTML)."""
     question, first, tied = verdict.question, verdict.first, verdict.tied
     start = f"{question.title} ({question.meaning}): "
-    value = html.number(verdict.values[first], 5 if question.measure == "drift" else 4)
+    shown = html.signed if question.measure == "gap" else html.number
+    value = shown(verdict.values[first], 5 if question.measure == "drift" else 4)
     beaten = [name for name in list(verdict.values)[1:] if name not in tied]
     if not tied:
         runner = beaten[0] if beaten else None
