@@ -177,23 +177,25 @@ void Dreambooth::export_file(const optim::Arena& arena, const std::filesystem::p
                             {"ldmtune.base_sha256", info.base_sha256}});
 }
 
+const at::Tensor& weight_of(const model::BaseModel& base, const std::string& name, const at::Tensor& values,
+                            const std::string& source) {
+  const std::size_t dot = name.find('.');
+  const store::TensorMap* parameters = dot == std::string::npos ? nullptr : parameters_of(base, name.substr(0, dot));
+  const auto found = parameters ? parameters->find(name.substr(dot + 1)) : store::TensorMap::const_iterator();
+  if (!parameters || found == parameters->end()) {
+    fail_input(source, ": ", base.folder.string(), " has no weight ", name, "; was it trained on this base?");
+  }
+  if (found->second.sizes() != values.sizes()) {
+    fail_input(source, ": ", name, " has shape ", values.sizes(), ", expected ", found->second.sizes(), " of ",
+               base.folder.string());
+  }
+  return found->second;
+}
+
 void load_trained_weights(const store::TensorMap& trained, const std::filesystem::path& source,
                           const model::BaseModel& base) {
   const at::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : trained) {
-    const std::size_t dot = name.find('.');
-    const store::TensorMap* parameters = dot == std::string::npos ? nullptr : parameters_of(base, name.substr(0, dot));
-    const auto found = parameters ? parameters->find(name.substr(dot + 1)) : store::TensorMap::const_iterator();
-    if (!parameters || found == parameters->end()) {
-      fail_input(source.string(), ": ", base.folder.string(), " has no weight ", name,
-                 "; was it trained on this base?");
-    }
-    if (found->second.sizes() != tensor.sizes()) {
-      fail_input(source.string(), ": ", name, " has shape ", tensor.sizes(), ", expected ", found->second.sizes(),
-                 " of ", base.folder.string());
-    }
-    found->second.copy_(tensor);
-  }
+  for (const auto& [name, tensor] : trained) weight_of(base, name, tensor, source.string()).copy_(tensor);
 }
 
 }  // namespace ldmtune::adapt

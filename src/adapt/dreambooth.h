@@ -63,6 +63,11 @@ std::vector<optim::ParameterSpec> dreambooth_parameters(const DreamboothConfig& 
 void load_trained_weights(const store::TensorMap& trained, const std::filesystem::path& source,
                           const model::BaseModel& base);
 
+/// The base's weight "<component>.<key>". Errors: InputError naming `source` where the base has none of that name, or one
+/// of another shape than `values`.
+const at::Tensor& weight_of(const model::BaseModel& base, const std::string& name, const at::Tensor& values,
+                            const std::string& source);
+
 /// "unet", "text_encoder" or "text_encoder_2" -> its parameters under the published keys; null if the base has none.
 const store::TensorMap* parameters_of(const model::BaseModel& base, const std::string& component);
 

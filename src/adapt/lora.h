@@ -21,6 +21,10 @@
 #include "core/config.h"
 #include "model/base_model.h"
 
+namespace ldmtune::model {
+struct BaseParts;
+}
+
 namespace ldmtune::adapt {
 
 /// A weight of the base that factors can be added to.
@@ -40,6 +44,12 @@ std::vector<LoraSite> lora_sites(const model::BaseModel& base);
 /// The same from the headers of a base folder's weight files, without reading weights. Errors: InputError naming a
 /// file.
 std::vector<LoraSite> lora_sites(const std::filesystem::path& base_folder);
+/// The same of a base's parts.
+std::vector<LoraSite> lora_sites(const model::BaseParts& parts);
+
+/// What lora.target_modules must say to choose these of the sites: the ends of their names, or where those would choose
+/// more, the names.
+std::string lora_targets(const std::vector<LoraSite>& chosen, const std::vector<LoraSite>& sites);
 
 /// One layer's factors.
 struct LoraModule {

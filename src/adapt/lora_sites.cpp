@@ -8,6 +8,7 @@
 
 #include "adapt/lora.h"
 #include "core/error.h"
+#include "model/ldm_file.h"
 #include "store/safetensors.h"
 
 namespace ldmtune::adapt {
@@ -46,19 +47,26 @@ bool matches(const std::string& name, const std::string& target) {
   return target == "all" || name == target || name.ends_with("." + target);
 }
 
-/// Last parts of the layers' names, for the remedy.
-std::string endings_of(const std::vector<LoraSite>& sites) {
+/// "to_out.0", "ff.net.2": a number alone names nothing.
+std::string ending_of(const std::string& name) {
+  const std::size_t dot = name.rfind('.');
+  const bool is_number = name.find_first_not_of("0123456789", dot + 1) == std::string::npos;
+  return name.substr(is_number ? name.rfind('.', dot - 1) + 1 : dot + 1);
+}
+
+/// Last parts of the layers' names, each once.
+std::vector<std::string> endings_of(const std::vector<LoraSite>& sites) {
   std::vector<std::string> endings;
   for (const LoraSite& site : sites) {
-    const std::string& name = site.name;
-    const std::size_t dot = name.rfind('.');
-    // "to_out.0", "ff.net.2": a number alone names nothing.
-    const bool is_number = name.find_first_not_of("0123456789", dot + 1) == std::string::npos;
-    const std::string ending = name.substr(is_number ? name.rfind('.', dot - 1) + 1 : dot + 1);
+    const std::string ending = ending_of(site.name);
     if (std::find(endings.begin(), endings.end(), ending) == endings.end()) endings.push_back(ending);
   }
+  return endings;
+}
+
+std::string joined(const std::vector<std::string>& words) {
   std::string text;
-  for (const std::string& ending : endings) text += (text.empty() ? "" : ", ") + ending;
+  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
   return text;
 }
 
@@ -70,7 +78,7 @@ void select(const std::vector<LoraSite>& sites, const std::string& option, const
   for (const std::string& target : wanted)
     if (std::none_of(sites.begin(), sites.end(), [&](const LoraSite& site) { return matches(site.name, target); }))
       fail_input("option ", option, ": no layer of this base ends in '", target, "'; its layers end in ",
-                 endings_of(sites));
+                 joined(endings_of(sites)));
   for (const LoraSite& site : sites)
     if (std::any_of(wanted.begin(), wanted.end(),
                     [&](const std::string& target) { return matches(site.name, target); }))
@@ -83,6 +91,21 @@ bool LoraSite::has_hook() const {
   const bool pointwise = std::all_of(weight_shape.begin() + 2, weight_shape.end(), [](auto size) { return size == 1; });
   if (component == "unet") return pointwise && name.find(".attentions.") != std::string::npos;
   return pointwise && name.starts_with("text_model.encoder.layers.");
+}
+
+std::string lora_targets(const std::vector<LoraSite>& chosen, const std::vector<LoraSite>& sites) {
+  if (chosen.empty()) return "";
+  const bool is_unet = chosen.front().component == "unet";
+  const std::vector<std::string> endings = endings_of(chosen);
+  const auto taken = std::count_if(sites.begin(), sites.end(), [&](const LoraSite& site) {
+    return site.has_hook() && (site.component == "unet") == is_unet &&
+           std::any_of(endings.begin(), endings.end(),
+                       [&](const std::string& target) { return matches(site.name, target); });
+  });
+  if (taken == static_cast<std::ptrdiff_t>(chosen.size())) return joined(endings);
+  std::vector<std::string> names;
+  for (const LoraSite& site : chosen) names.push_back(site.name);
+  return joined(names);
 }
 
 std::vector<LoraSite> lora_sites(const model::BaseModel& base) {
@@ -105,6 +128,16 @@ std::vector<LoraSite> lora_sites(const std::filesystem::path& base_folder) {
     }
     for (const auto& [key, shape] : shapes) add_site(component, key, shape, sites);
   }
+  return sites;
+}
+
+std::vector<LoraSite> lora_sites(const model::BaseParts& parts) {
+  std::vector<LoraSite> sites;
+  for (const auto& [name, network] : parts.networks) {
+    if (name != "vae") add_sites(name, network.tensors, sites);
+  }
+  // unet first, as everywhere
+  std::stable_partition(sites.begin(), sites.end(), [](const LoraSite& site) { return site.component == "unet"; });
   return sites;
 }
 

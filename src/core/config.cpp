@@ -115,6 +115,8 @@ void declare_hypernetwork(OptionTable& t, HypernetworkConfig& c) {
         "Dropout for each entry of layer_structure, e.g. 0,0.3,0 (empty: none)");
   t.add("hypernetwork.widths", c.widths, "features",
         "Context widths that get networks (empty: all that the base has; SD 1: 320,640,768,1280)");
+  t.add("hypernetwork.init_from", c.init_from, "",
+        "Start from this hypernetwork, .pt or .safetensors: its layers, activation and widths must be those above");
 }
 
 void declare_lora(OptionTable& t, LoraConfig& c) {
@@ -126,6 +128,8 @@ void declare_lora(OptionTable& t, LoraConfig& c) {
   t.add("lora.text_encoder_target_modules", c.text_encoder_target_modules, "",
         "Layers of the text encoder that train too: q_proj, k_proj, v_proj, out_proj (attention), mlp.fc1, mlp.fc2; "
         "all: every one; empty: none");
+  t.add("lora.init_from", c.init_from, "",
+        "Start from this LoRA of diffusers, PEFT or kohya: its rank, alpha and layers must be those above");
 }
 
 void declare_dreambooth(OptionTable& t, DreamboothConfig& c) {
@@ -145,6 +149,9 @@ void declare_dreambooth(OptionTable& t, DreamboothConfig& c) {
         "Prompts of the class images, separated by | (empty: class_data's own captions)");
   t.add("dreambooth.num_class_images", c.num_class_images, "images",
         "How many the base draws where class_data is not there yet, and the least it must hold otherwise");
+  t.add("dreambooth.init_from", c.init_from, "",
+        "Start from these weights instead of the base's: a run, checkpoint or weights file of ldmtune, or a whole model "
+        "(folder or single file) of the base's kind; the base is still what forgetting is measured against");
 }
 
 void declare_textual_inversion(OptionTable& t, TextualInversionConfig& c) {

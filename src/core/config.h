@@ -89,6 +89,7 @@ struct HypernetworkConfig {
   bool activate_output = false;
   std::vector<double> dropout_structure;
   std::vector<double> widths;
+  std::filesystem::path init_from;
 };
 
 struct LoraConfig {
@@ -96,6 +97,7 @@ struct LoraConfig {
   double alpha = 0;
   std::string target_modules = "to_q, to_k, to_v, to_out.0";
   std::string text_encoder_target_modules;
+  std::filesystem::path init_from;
 };
 
 struct DreamboothConfig {
@@ -108,6 +110,7 @@ struct DreamboothConfig {
   std::filesystem::path class_data;
   std::vector<std::string> class_prompt;
   std::int64_t num_class_images = 100;
+  std::filesystem::path init_from;
 };
 
 struct TextualInversionConfig {

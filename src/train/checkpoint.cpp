@@ -43,6 +43,7 @@ json to_json(const CheckpointState& state, const optim::Arena& arena, int ranks)
           {"base_name", state.base_name},
           {"base_sha256", state.base_sha256},
           {"dataset_sha256", state.dataset_sha256},
+          {"init_sha256", state.init_sha256},
           {"adapter_name", state.adapter_name},
           {"layout", layout_of(arena)},
           {"config", state.config}};
@@ -233,6 +234,7 @@ CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
   state.base_name = file.at("base_name");
   state.base_sha256 = file.at("base_sha256");
   state.dataset_sha256 = file.at("dataset_sha256");
+  state.init_sha256 = file.value("init_sha256", "");
   state.adapter_name = file.at("adapter_name");
   state.config = file.at("config").get<std::map<std::string, std::string>>();
   return state;

@@ -19,6 +19,7 @@ struct CheckpointState {
   double base_heldout_loss = 0, best_heldout_loss = 0;
   std::int64_t best_step = 0;
   std::string base_sha256, base_name, dataset_sha256;
+  std::string init_sha256;                    ///< of the file that the training started from; empty if from none
   std::string adapter_name;                   ///< what users see in the web UI
   std::map<std::string, std::string> config;  ///< every option as text
 };

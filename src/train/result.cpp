@@ -8,6 +8,7 @@
 
 #include "store/files.h"
 #include "train/run_folder.h"
+#include "train/start.h"
 
 namespace ldmtune::train {
 namespace {
@@ -37,7 +38,7 @@ std::string device_name(const at::Device& device) {
 }  // namespace
 
 void write_run_description(const std::filesystem::path& run_folder, const TrialSetup& setup,
-                           const comm::Communicator& comm) {
+                           const CheckpointState& state, const comm::Communicator& comm) {
   json run = describe_program();
   run["base"] = setup.config.base.string();
   run["base_sha256"] = setup.shared.base.sha256;
@@ -46,6 +47,10 @@ void write_run_description(const std::filesystem::path& run_folder, const TrialS
   run["dataset_sha256"] = setup.shared.dataset.sha256();
   run["class_data_sha256"] = setup.shared.class_data ? json(setup.shared.class_data->sha256()) : json(nullptr);
   run["adjacent_sha256"] = setup.shared.adjacent ? json(setup.shared.adjacent->sha256()) : json(nullptr);
+  if (!state.init_sha256.empty()) {
+    run["init_from"] = init_from(setup.config).string();
+    run["init_from_sha256"] = state.init_sha256;
+  }
   run["ranks"] = comm.size();
   run["ranks_on_this_host"] = comm.local_size();
   run["device"] = device_name(setup.shared.device);

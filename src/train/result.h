@@ -14,7 +14,7 @@ namespace ldmtune::train {
 
 /// run.json: versions, git commit, hashes of base and datasets, ranks, device.
 void write_run_description(const std::filesystem::path& run_folder, const TrialSetup& setup,
-                           const comm::Communicator& comm);
+                           const CheckpointState& state, const comm::Communicator& comm);
 
 /// step, concept_train, concept_heldout, adjacent, heldout quartiles; empty where a set is empty.
 std::vector<std::string> validation_row(std::int64_t step, const std::map<std::string, ValidationLoss>& losses);

@@ -80,6 +80,13 @@ std::unique_ptr<data::SampleStream> make_stream(const TrainConfig& config, const
 
 }  // namespace
 
+void attach_optimizer(Trial& trial, const TrainConfig& config, comm::Communicator& comm) {
+  const comm::Range slice = comm::owned_slice(trial.arena->size(), comm.rank(), comm.size());
+  trial.optimizer = make_optimizer(config.optim, *trial.arena, slice, comm);
+  if (!config.optim.use_ema) return;
+  trial.ema = std::make_unique<optim::Ema>(*trial.arena, config.optim.ema_decay, slice.begin, slice.end);
+}
+
 Trial make_trial(const TrainConfig& config, const model::BaseModel& base, const BatchSource& source,
                  std::int64_t max_train_steps, comm::Communicator& comm, at::Device device,
                  const BatchSource* class_source) {
@@ -90,11 +97,7 @@ Trial make_trial(const TrainConfig& config, const model::BaseModel& base, const 
   trial.arena = std::make_unique<optim::Arena>(trial.adapter->parameters(), device);
   trial.adapter->initialize(*trial.arena, trial.seed);
   trial.adapter->bind(*trial.arena);
-  const comm::Range slice = comm::owned_slice(trial.arena->size(), comm.rank(), comm.size());
-  trial.optimizer = make_optimizer(config.optim, *trial.arena, slice, comm);
-  if (config.optim.use_ema) {
-    trial.ema = std::make_unique<optim::Ema>(*trial.arena, config.optim.ema_decay, slice.begin, slice.end);
-  }
+  attach_optimizer(trial, config, comm);
   if (config.train.mixed_precision == "fp16") trial.scaler.emplace();
 
   for (const optim::ArenaEntry& entry : trial.arena->entries()) {

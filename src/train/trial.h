@@ -50,6 +50,9 @@ struct Trial {
 /// Adapter of config.method. Errors: InputError naming the option.
 std::unique_ptr<adapt::Adapter> make_adapter(const TrainConfig& config, const model::BaseModel& base);
 
+/// A fresh optimizer, and averages if they are asked for, that begin at the arena's present values.
+void attach_optimizer(Trial& trial, const TrainConfig& config, comm::Communicator& comm);
+
 /// A trial at step 0 with its parameters initialized, for this rank's slice of the arena; the communicator must outlive
 /// it.
 Trial make_trial(const TrainConfig& config, const model::BaseModel& base, const BatchSource& source,

@@ -12,6 +12,7 @@
 #include "train/placeholder_check.h"
 #include "train/result.h"
 #include "train/run.h"
+#include "train/start.h"
 
 namespace ldmtune::train {
 namespace {
@@ -85,6 +86,11 @@ void TrialRun::resume_or_start() {
     state_.base_heldout_loss = old.base_heldout_loss;
     state_.best_heldout_loss = old.best_heldout_loss;
     state_.best_step = old.best_step;
+    state_.init_sha256 = old.init_sha256;
+  }
+  if (resumed_from_.empty() && !init_from(setup_.config).empty()) {
+    remember_untouched_base();
+    state_.init_sha256 = start_from_file(setup_.config, setup_.shared.base, trial_, comm_);
   }
   first_step_ = trial_.step;
 }
@@ -107,7 +113,7 @@ void TrialRun::open_root_files() {
       {"step", "concept_train", "concept_heldout", "adjacent", "heldout_q1", "heldout_q2", "heldout_q3", "heldout_q4"},
       keep_measured);
   image_losses_ = open("validation_images.csv", {"step", "kind", "sample_id", "source", "loss"}, keep_measured);
-  write_run_description(folder, setup_, comm_);
+  write_run_description(folder, setup_, state_, comm_);
 }
 
 void TrialRun::start() {
