@@ -22,12 +22,13 @@ namespace {
 class Pack {
  public:
   Pack(const std::vector<TrainConfig>& configs, std::size_t width, SharedSetup& shared,
-       pipeline::AgreeingCommunicator& comm, const OnTrialEnd& on_end)
+       pipeline::AgreeingCommunicator& comm, const OnTrialEnd& on_end, const Milestones& milestones)
       : configs_(configs),
         width_(width),
         shared_(shared),
         comm_(comm),
         on_end_(on_end),
+        milestones_(milestones),
         step_(shared.base, shared.prompts, shared.config.train.global_batch_size, shared.config.train.micro_batch_size,
               comm, width) {}
 
@@ -83,7 +84,7 @@ class Pack {
       const std::size_t index = next_++;
       std::unique_ptr<TrialRun> run;
       const bool started = guarded(index, [&] {
-        run = std::make_unique<TrialRun>(configs_[index], shared_, comm_);
+        run = std::make_unique<TrialRun>(configs_[index], shared_, comm_, milestones_);
         // Not earlier: ranks that wait for one that failed its checks must end at mpirun's SIGTERM.
         if (!signals_) signals_ = std::make_unique<StopSignals>();
         run->start();
@@ -115,9 +116,9 @@ class Pack {
 
   void leave_finished() {
     for (Member& member : members_) {
-      if (member.leaves || !member.run->is_finished()) continue;
+      if (member.leaves || !(member.run->is_finished() || member.run->is_paused())) continue;
       if (guarded(member.index, [&] { member.run->finish(); }) && on_end_) on_end_(member.index, nullptr);
-      finished_updates_ += member.run->max_train_steps();
+      finished_updates_ += member.run->last_step();
       member.leaves = true;
     }
     std::erase_if(members_, [](const Member& member) { return member.leaves; });
@@ -128,7 +129,7 @@ class Pack {
     std::int64_t done = finished_updates_, total = finished_updates_, length = 0;
     for (const Member& member : members_) {
       done += member.run->step();
-      total += length = member.run->max_train_steps();
+      total += length = member.run->last_step();
     }
     return {done, total + static_cast<std::int64_t>(configs_.size() - next_) * length};
   }
@@ -146,6 +147,7 @@ class Pack {
   SharedSetup& shared_;
   pipeline::AgreeingCommunicator& comm_;
   const OnTrialEnd& on_end_;
+  const Milestones& milestones_;
   Step step_;
   std::unique_ptr<StopSignals> signals_;  ///< before training a signal ends the process, and nothing is lost
   std::vector<Member> members_;
@@ -154,10 +156,11 @@ class Pack {
 };
 
 /// For methods that change the base: each trial on a base loaded for it.
-ExitCode run_one_by_one(const std::vector<TrainConfig>& configs, comm::Communicator& comm, const OnTrialEnd& on_end) {
+ExitCode run_one_by_one(const std::vector<TrainConfig>& configs, comm::Communicator& comm, const OnTrialEnd& on_end,
+                        const Milestones& milestones) {
   for (std::size_t i = 0; i < configs.size(); ++i) {
     const OnTrialEnd report = [&, i](std::size_t, const std::exception* error) { on_end(i, error); };
-    const ExitCode code = run_pack({configs[i]}, 1, comm, on_end ? report : OnTrialEnd());
+    const ExitCode code = run_pack({configs[i]}, 1, comm, on_end ? report : OnTrialEnd(), milestones);
     if (code != ExitCode::done) return code;
   }
   return ExitCode::done;
@@ -166,7 +169,7 @@ ExitCode run_one_by_one(const std::vector<TrainConfig>& configs, comm::Communica
 }  // namespace
 
 ExitCode run_pack(const std::vector<TrainConfig>& configs, std::size_t width, comm::Communicator& comm,
-                  const OnTrialEnd& on_end) {
+                  const OnTrialEnd& on_end, const Milestones& milestones) {
   if (configs.empty()) return ExitCode::done;
   for (const TrainConfig& config : configs) {
     if (pack_key(config) != pack_key(configs.front())) {
@@ -175,13 +178,13 @@ ExitCode run_pack(const std::vector<TrainConfig>& configs, std::size_t width, co
     }
   }
   const bool alone = changes_base(configs.front());
-  if (alone && configs.size() > 1) return run_one_by_one(configs, comm, on_end);
+  if (alone && configs.size() > 1) return run_one_by_one(configs, comm, on_end, milestones);
   pipeline::AgreeingCommunicator agreeing(comm);
   SharedSetup shared(configs.front(), agreeing);
   const c10::DeviceGuard current(shared.device);
   const auto gpu_world = gradient_world(shared.device, comm);
   if (gpu_world) agreeing.use(*gpu_world);
-  return Pack(configs, alone ? 1 : std::max<std::size_t>(1, width), shared, agreeing, on_end).run();
+  return Pack(configs, alone ? 1 : std::max<std::size_t>(1, width), shared, agreeing, on_end, milestones).run();
 }
 
 ExitCode run(const TrainConfig& config, comm::Communicator& comm) { return run_pack({config}, 1, comm); }

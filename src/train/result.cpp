@@ -68,14 +68,14 @@ std::vector<std::string> validation_row(std::int64_t step, const Losses& losses)
   return row;
 }
 
-void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointState& state, const Losses& base,
-                  const Losses& last, double seconds, double samples_per_s, int ranks) {
+void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointState& state, const std::string& status,
+                  const Losses& base, const Losses& last, double seconds, double samples_per_s, int ranks) {
   const std::filesystem::path checkpoint =
-      checkpoint_folder(setup.config.output, setup.max_train_steps).lexically_relative(setup.config.output);
+      checkpoint_folder(setup.config.output, trial.step).lexically_relative(setup.config.output);
   const bool measured = std::isfinite(state.best_heldout_loss);
-  const json result{{"status", "done"},
+  const json result{{"status", status},
                     {"method", setup.config.method},
-                    {"steps", setup.max_train_steps},
+                    {"steps", trial.step},
                     {"heldout_loss", mean_of(last, "heldout")},
                     {"base_heldout_loss", mean_of(base, "heldout")},
                     {"best_heldout_loss", measured ? json(state.best_heldout_loss) : json(nullptr)},

@@ -19,8 +19,8 @@ void write_run_description(const std::filesystem::path& run_folder, const TrialS
 /// step, concept_train, concept_heldout, adjacent, heldout quartiles; empty where a set is empty.
 std::vector<std::string> validation_row(std::int64_t step, const std::map<std::string, ValidationLoss>& losses);
 
-/// result.json of a finished run; its presence with status "done" says that the run is finished.
-void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointState& state,
+/// result.json of a run: status "done" says that it is finished, "paused" that it left at a milestone.
+void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointState& state, const std::string& status,
                   const std::map<std::string, ValidationLoss>& base, const std::map<std::string, ValidationLoss>& last,
                   double seconds, double samples_per_s, int ranks);
 

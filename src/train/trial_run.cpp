@@ -1,9 +1,11 @@
 #include "train/trial_run.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/progress.h"
 #include "pipeline/collective.h"
@@ -45,9 +47,10 @@ class Stopwatch {
 
 }  // namespace
 
-TrialRun::TrialRun(const TrainConfig& config, SharedSetup& shared, comm::Communicator& comm)
+TrialRun::TrialRun(const TrainConfig& config, SharedSetup& shared, comm::Communicator& comm, Milestones milestones)
     : setup_(config, shared, comm.size()),
       comm_(comm),
+      milestones_(std::move(milestones)),
       is_root_(comm.rank() == 0),
       trial_(make_trial(setup_.config, shared.base, setup_.source, setup_.max_train_steps, comm, shared.device,
                         setup_.class_source ? &*setup_.class_source : nullptr)) {
@@ -102,7 +105,7 @@ void TrialRun::open_root_files() {
   store::write_text(folder / "config.cfg", setup_.echo());
   const std::int64_t keep = resumed_from_.empty() ? -1 : first_step_;
   // Killed between the last checkpoint and result.json: the last measurement is made again.
-  const std::int64_t keep_measured = is_finished() ? keep - 1 : keep;
+  const std::int64_t keep_measured = is_finished() || is_paused() ? keep - 1 : keep;
   fs::remove(folder / "result.json");
   const auto open = [&](const char* file, const std::vector<std::string>& columns, std::int64_t keep_up_to) {
     return std::make_unique<CsvLog>(folder / file, columns, keep_up_to);
@@ -135,7 +138,11 @@ void TrialRun::start() {
   const Stopwatch watch(state_.seconds);
   remember_untouched_base();
   measure_base();
-  if (is_finished()) measure(/*final=*/true);
+  if (is_finished() || is_paused()) measure(/*final=*/is_finished());
+}
+
+std::int64_t TrialRun::last_step() const {
+  return milestones_.pauses ? std::min(setup_.max_train_steps, milestones_.steps.back()) : setup_.max_train_steps;
 }
 
 StepObserver* TrialRun::observer() { return is_traced_update(trial_.step + 1) ? trace_.get() : nullptr; }
@@ -172,13 +179,13 @@ void TrialRun::after_update(const TrialStep& result, double seconds) {
 
 void TrialRun::after_step(bool stop) {
   const Stopwatch watch(state_.seconds);
-  if (is_due(setup_.config.validation.steps)) measure(is_finished());
+  if (is_due(setup_.config.validation.steps) || milestones_.holds(trial_.step)) measure(is_finished());
   if (setup_.config.sample.steps > 0 && is_due(setup_.config.sample.steps)) {
     const EmaWeights averaged(trial_, whole_average(trial_, comm_));
     preview_->write(setup_.config.output, trial_, trial_.step);
   }
-  if (stop || is_due(setup_.config.train.checkpointing_steps)) save();
-  if (!stop || is_finished()) return;
+  if (stop || is_paused() || is_due(setup_.config.train.checkpointing_steps)) save();
+  if (!stop || is_finished() || is_paused()) return;
   if (trace_) trace_->close();
   LDMTUNE_LOG(info) << "Stopped after update " << trial_.step << " with checkpoint "
                     << checkpoint_folder(setup_.config.output, trial_.step).string()
@@ -247,6 +254,7 @@ void TrialRun::append_image_losses(const ValidationSet& set, const ValidationLos
 
 void TrialRun::finish() {
   if (trace_) trace_->close();
+  if (is_paused()) last_losses_.erase("test");  // measured at the end alone
   const std::size_t truncated = setup_.shared.prompts.truncated();
   if (truncated > 0) {
     LDMTUNE_LOG(warning) << truncated
@@ -255,12 +263,12 @@ void TrialRun::finish() {
   pipeline::run_together(comm_, [&] {
     if (!is_root_) return;
     const auto trained = static_cast<double>((trial_.step - first_step_) * setup_.config.train.global_batch_size);
-    write_result(setup_, trial_, state_, base_losses_, last_losses_, state_.seconds,
+    write_result(setup_, trial_, state_, is_paused() ? "paused" : "done", base_losses_, last_losses_, state_.seconds,
                  update_seconds_ > 0 ? trained / update_seconds_ : 0, comm_.size());
   });
-  LDMTUNE_LOG(info) << "Done: held-out loss " << rounded(base_losses_["heldout"].mean) << " (base) -> "
-                    << rounded(last_losses_["heldout"].mean) << " after " << trial_.step << " updates in "
-                    << format_duration(state_.seconds);
+  LDMTUNE_LOG(info) << (is_paused() ? "Paused" : "Done") << ": held-out loss " << rounded(base_losses_["heldout"].mean)
+                    << " (base) -> " << rounded(last_losses_["heldout"].mean) << " after " << trial_.step
+                    << " updates in " << format_duration(state_.seconds);
 }
 
 }  // namespace ldmtune::train

@@ -15,6 +15,7 @@
 #include "core/log.h"
 #include "train/checkpoint.h"
 #include "train/csv_log.h"
+#include "train/milestones.h"
 #include "train/preview.h"
 #include "train/run_folder.h"
 #include "train/setup.h"
@@ -26,7 +27,7 @@ namespace ldmtune::train {
 class TrialRun {
  public:
   /// Decides between a fresh start and a resume. Errors: InputError before anything is written.
-  TrialRun(const TrainConfig& config, SharedSetup& shared, comm::Communicator& comm);
+  TrialRun(const TrainConfig& config, SharedSetup& shared, comm::Communicator& comm, Milestones milestones = {});
 
   /// Opens the run folder and measures the untouched base. A collective, as all below.
   void start();
@@ -35,13 +36,16 @@ class TrialRun {
   void after_update(const TrialStep& result, double seconds);
   /// Measurements, previews and the checkpoint that are due now; `stop` makes a checkpoint due.
   void after_step(bool stop);
-  /// After the last update: result.json.
+  /// After the last update, or at the milestone where it pauses: result.json.
   void finish();
 
   bool is_finished() const { return trial_.step >= setup_.max_train_steps; }
+  /// At the milestone that it leaves after, or beyond.
+  bool is_paused() const { return milestones_.pauses && !is_finished() && trial_.step >= milestones_.steps.back(); }
   std::int64_t step() const { return trial_.step; }
   std::int64_t first_step() const { return first_step_; }
-  std::int64_t max_train_steps() const { return setup_.max_train_steps; }
+  /// The update after which it is finished or paused.
+  std::int64_t last_step() const;
   const TrainConfig& config() const { return setup_.config; }
   Trial& trial() { return trial_; }
   /// The trace, while the next update is one of those it holds; else null.
@@ -66,6 +70,7 @@ class TrialRun {
 
   TrialSetup setup_;
   comm::Communicator& comm_;
+  const Milestones milestones_;
   const bool is_root_;
   Trial trial_;
   CheckpointState state_;
