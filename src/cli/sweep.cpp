@@ -1,8 +1,10 @@
 // ldmtune sweep: trials over lists and grids of any options.
 
 #include <charconv>
+#include <functional>
 #include <iostream>
 #include <optional>
+#include <vector>
 
 #include "cli/commands.h"
 #include "core/config.h"
@@ -11,6 +13,7 @@
 #include "pipeline/collective.h"
 #include "sweep/best.h"
 #include "sweep/grid.h"
+#include "sweep/halving.h"
 #include "sweep/packs.h"
 #include "sweep/pictures.h"
 #include "sweep/plan.h"
@@ -54,12 +57,18 @@ for its own list and cannot vary.
 a and c stand at their defaults); draws = 16 with options given as log_uniform(1e-4, 1e-2), uniform(a, b), integer(a, b)
 or choice(a; b); subset_seeds = 0,1,2 (replicates over draws of data.subset; replicates = zipped pairs them with seeds).
 
+Successive halving, off by default: halving_factor = 3 with halving_min_steps = 100 trains all trials to update 100, the
+best third by held-out loss on to 300, the best third of these to 900, and so on; the last ones train to their end, with
+the same bits as without halving. Replicates of a setting go on or end together, by their mean; a failed one loses.
+`pack N --pack K --rung R` trains pack N of rung R (one element of a Slurm array).
+
 )";
 
 struct Request {
   std::string action;
   std::optional<std::int64_t> number;  ///< of `trial N` or `pack N`
   std::string pack;                    ///< --pack: empty, a number or auto
+  std::optional<std::int64_t> rung;    ///< --rung
   std::vector<OptionSetting> settings;
 };
 
@@ -81,6 +90,8 @@ Request parse_request(const Arguments& arguments) {
       request.settings = read_config_file(setting.text);
     } else if (setting.name == "pack") {
       request.pack = setting.text;
+    } else if (setting.name == "rung") {
+      request.rung = listed_number(setting.text);
     } else {
       overrides.push_back(setting);
     }
@@ -114,6 +125,50 @@ ExitCode collect(const sweep::Grid& grid, comm::Communicator& comm) {
   return code;
 }
 
+/// Trains the trials of `part`, or its pack `only`, to its rung.
+ExitCode train_rung(const sweep::Grid& part, const train::Milestones& milestones, std::size_t width,
+                    comm::Communicator& comm, std::optional<std::int64_t> only,
+                    const std::function<void()>& after_each) {
+  if (width == 0) {
+    const sweep::Trainer alone = [&](const TrainConfig& config, comm::Communicator& ranks) {
+      return train::run_pack({config}, 1, ranks, nullptr, milestones);
+    };
+    return sweep::run_trials(part, comm, alone, std::nullopt, after_each);
+  }
+  const sweep::PackTrainer packed = [&](const std::vector<TrainConfig>& configs, std::size_t at_a_time,
+                                        comm::Communicator& ranks, const train::OnTrialEnd& on_end) {
+    return train::run_pack(configs, at_a_time, ranks, on_end, milestones);
+  };
+  return sweep::run_packs(part, width, comm, packed, only, after_each);
+}
+
+/// With successive halving: all rungs, or one pack of one rung.
+ExitCode train_rungs(const sweep::Grid& grid, const Request& request, comm::Communicator& comm,
+                     const std::function<void()>& after_each) {
+  const std::size_t width = request.pack.empty() ? 0 : sweep::parse_pack_width(request.pack, grid);
+  if (!request.number) {
+    const auto one_rung = [&](const sweep::Grid& part, const train::Milestones& milestones) {
+      return train_rung(part, milestones, width, comm, std::nullopt, after_each);
+    };
+    return sweep::run_rungs(grid, comm, one_rung);
+  }
+  if (!request.rung || width == 0) {
+    fail_input("sweep ", request.action, ": with sweep.halving_factor a job trains a pack of a rung; give ",
+               "`pack N --pack K --rung R` (K may be 1)");
+  }
+  const auto rung = static_cast<std::size_t>(*request.rung);
+  const sweep::Grid part = sweep::rung_grid(grid, rung, comm);
+  ExitCode code = ExitCode::done;  // where the rung is judged already, or fewer trials came this far
+  if (*request.number < static_cast<std::int64_t>(sweep::plan_packs(part, width).size())) {
+    code = train_rung(part, sweep::milestones_of(grid, rung), width, comm, request.number, after_each);
+  }
+  // slurm/element.sbatch looks for this line: a launcher may say 0 though its node died.
+  if (code != ExitCode::interrupted) {
+    LDMTUNE_LOG(info) << "rung " << rung << ", pack " << *request.number << ": nothing is left to do";
+  }
+  return code;
+}
+
 /// Trains what the request names: everything, one trial, or one pack.
 ExitCode train_trials(const sweep::Grid& grid, const Request& request, comm::Communicator& comm) {
   const bool one_trial = request.action == "trial";
@@ -129,9 +184,23 @@ ExitCode train_trials(const sweep::Grid& grid, const Request& request, comm::Com
   const auto after_each = [&] {
     if (!request.number) sweep::write_results(grid, sweep::read_results(grid));
   };
+  if (grid.sweep.halving_factor != 0) return train_rungs(grid, request, comm, after_each);
+  if (request.rung) fail_input("option rung: there are no rungs; sweep.halving_factor is 0");
   if (request.pack.empty()) return sweep::run_trials(grid, comm, train::run, only_trial, after_each);
   const std::size_t width = sweep::parse_pack_width(request.pack, grid);
-  return sweep::run_packs(grid, width, comm, train::run_pack, request.number, after_each);
+  const auto trainer = [](const std::vector<TrainConfig>& configs, std::size_t at_a_time, comm::Communicator& ranks,
+                          const train::OnTrialEnd& on_end) {
+    return train::run_pack(configs, at_a_time, ranks, on_end);
+  };
+  return sweep::run_packs(grid, width, comm, trainer, request.number, after_each);
+}
+
+/// The packs that --pack makes, in the first rung, and how many the rungs have.
+std::string packs_of(const sweep::Grid& grid, const std::string& pack) {
+  const std::size_t width = sweep::parse_pack_width(pack, grid);
+  const std::string packs = sweep::packs_table(grid, width);
+  if (grid.sweep.halving_factor == 0) return packs;
+  return packs + "\n" + sweep::rungs_table(grid, sweep::planned_tflops(grid), width);
 }
 
 ExitCode run(const sweep::Grid& grid, const Request& request, comm::Communicator& comm) {
@@ -158,9 +227,7 @@ ExitCode run_sweep(const Arguments& arguments, comm::Communicator& comm) {
   const sweep::Grid grid = sweep::expand_grid(request.settings);
   if (request.action == "run" || request.action == "trial" || request.action == "pack") return run(grid, request, comm);
   if (request.action == "plan") {
-    const std::string table = request.pack.empty()
-                                  ? sweep::plan_table(grid)
-                                  : sweep::packs_table(grid, sweep::parse_pack_width(request.pack, grid));
+    const std::string table = request.pack.empty() ? sweep::plan_table(grid) : packs_of(grid, request.pack);
     if (comm.rank() == 0) std::cout << table;
   } else if (request.action == "collect") {
     return collect(grid, comm);

@@ -16,6 +16,7 @@
 #include "optim/schedule.h"
 #include "store/files.h"
 #include "sweep/cost.h"
+#include "sweep/halving.h"
 #include "sweep/trials.h"
 
 namespace ldmtune::sweep {
@@ -266,10 +267,18 @@ std::string plan_table(const Grid& grid) {
     });
     rows.push_back(row);
   }
+  const std::string rungs = grid.sweep.halving_factor > 0 ? "\n" + rungs_table(grid, tflops) : "";
   return format_table(rows) + cat("\n", grid.trials.size(), " trials, ", decimals(tflops, " TFLOP"), ", about ",
                                   duration(1e12 * tflops / speed.flops_per_s), " of one rank at ",
                                   decimals(speed.flops_per_s * 1e-9, " GFLOP/s"), " (", speed.source, "); at most ",
-                                  decimals(largest * 1e-9, " GB"), " of memory a rank.\n");
+                                  decimals(largest * 1e-9, " GB"), " of memory a rank.\n", rungs);
+}
+
+double planned_tflops(const Grid& grid) {
+  double tflops = 0;
+  Costs costs;
+  for (const Trial& trial : grid.trials) checked(trial, [&] { tflops += costs.of(trial).tflops(); });
+  return tflops;
 }
 
 void write_plan(const Grid& grid) {
@@ -280,6 +289,10 @@ void write_plan(const Grid& grid) {
   for (const Trial& trial : grid.trials) trials.push_back(trial_entry(grid, trial, costs));
   json conditions = json::object();
   for (const Condition& condition : grid.conditions) conditions[condition.option].push_back(condition.referent);
+  json rungs = json::array();
+  for (const Rung& rung : plan_rungs(grid)) {
+    rungs.push_back({{"step", rung.step}, {"settings", rung.settings}, {"trials", rung.trials}});
+  }
   const TrainConfig& first = grid.trials.front().config;
   std::filesystem::create_directories(grid.sweep.output);
   store::write_json(grid.sweep.output / "sweep.json", {{"format", "ldmtune-sweep"},
@@ -289,6 +302,7 @@ void write_plan(const Grid& grid) {
                                                        {"adjacent", first.validation.adjacent.string()},
                                                        {"varied", varied},
                                                        {"conditions", conditions},
+                                                       {"rungs", rungs},
                                                        {"trials", trials}});
 }
 

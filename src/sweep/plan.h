@@ -31,8 +31,12 @@ std::string training_length(const TrainConfig& config);
 void check_trials(const std::vector<const Trial*>& trials, int ranks);
 
 /// One line a trial: number, id, varied options ("–" where a condition leaves one out), seed, trainable parameters,
-/// steps, TFLOP, estimated memory and time on one rank; then the sums. Times are estimates: see estimate_speed.
+/// steps, TFLOP, estimated memory and time on one rank; then the sums, and the rungs of successive halving. Times
+/// are estimates: see estimate_speed.
 std::string plan_table(const Grid& grid);
+
+/// Operations of all trials to their end, in 10^12. Errors: InputError naming the trial.
+double planned_tflops(const Grid& grid);
 
 /// Left-aligned columns with two blanks between them, the first row underlined.
 std::string format_table(const std::vector<std::vector<std::string>>& rows);

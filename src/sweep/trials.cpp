@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "pipeline/collective.h"
 #include "store/files.h"
+#include "sweep/rung_files.h"
 #include "train/signals.h"
 
 namespace ldmtune::sweep {
@@ -76,11 +77,13 @@ Outcome train_together(const TrainConfig& config, comm::Communicator& comm, cons
   return own;
 }
 
-/// Status and folder as rank 0 sees them; other ranks must not look at files that it is changing.
+/// Status and folder as rank 0 sees them, "done" at a rung too; other ranks must not look at files that it is changing.
 TrialState shared_state(const Grid& grid, const Trial& trial, comm::Communicator& comm) {
   const json message = json::parse(pipeline::root_gives(comm, [&] {
     const TrialState own = read_state(grid.sweep.output, trial);
-    return json{{"folder", own.folder.string()}, {"done", own.status == TrialStatus::done}}.dump();
+    const bool done = own.status == TrialStatus::done ||
+                      (grid.pause_step > 0 && measured_loss(grid.sweep.output, trial, grid.pause_step));
+    return json{{"folder", own.folder.string()}, {"done", done}}.dump();
   }));
   TrialState state;
   state.folder = message.at("folder").get<std::string>();
@@ -111,13 +114,14 @@ void record_failure(const fs::path& folder, const Trial& trial, const std::strin
 std::optional<TrainConfig> config_to_train(const Grid& grid, const Trial& trial, comm::Communicator& comm) {
   const TrialState state = shared_state(grid, trial, comm);
   if (state.status == TrialStatus::done) {
-    LDMTUNE_LOG(info) << "trial " << trial.number << " (" << trial.id << ") is done already";
+    LDMTUNE_LOG(info) << "trial " << trial.number << " (" << trial.id << ") is "
+                      << (grid.pause_step > 0 ? "at its rung already" : "done already");
     return std::nullopt;
   }
   if (comm.rank() == 0) fs::remove(failure_file(state.folder));
   std::string options;
   for (const auto& [name, value] : trial.varied) options += ", " + name + " = " + value;
-  LDMTUNE_LOG(info) << "trial " << trial.number << " (" << trial.id << "), " << trial.number + 1 << " of "
+  LDMTUNE_LOG(info) << "trial " << trial.number << " (" << trial.id << "), " << &trial - grid.trials.data() + 1 << " of "
                     << grid.trials.size() << options << ", seed " << trial.config.train.seed;
   TrainConfig config = trial.config;
   config.output = state.folder;
@@ -135,6 +139,8 @@ std::string to_string(TrialStatus status) {
       return "done";
     case TrialStatus::failed:
       return "failed";
+    case TrialStatus::stopped:
+      return "stopped";
   }
   return "";
 }
@@ -167,9 +173,11 @@ TrialState read_state(const fs::path& sweep_output, const Trial& trial) {
   state.folder = trial_folder(sweep_output, trial);
   if (fs::exists(state.folder / "result.json")) {
     state.result = read_result(state.folder / "result.json");
-    if (state.result.value("status", "") == "done") {
+    const std::string status = state.result.value("status", "");
+    if (status == "done" || status == "stopped") {
       expect_same_dataset(state.folder, state.result, trial.config);
-      state.status = TrialStatus::done;
+      state.status = status == "done" ? TrialStatus::done : TrialStatus::stopped;
+      state.reason = state.result.value("reason", "");
       return state;
     }
   }

@@ -15,15 +15,16 @@
 
 namespace ldmtune::sweep {
 
-enum class TrialStatus { pending, interrupted, done, failed };
+/// stopped: by successive halving (halving.h); a trial that waits at a rung is interrupted.
+enum class TrialStatus { pending, interrupted, done, failed, stopped };
 std::string to_string(TrialStatus status);
 
 /// What the files of a trial say.
 struct TrialState {
   TrialStatus status = TrialStatus::pending;
   std::filesystem::path folder;
-  nlohmann::json result = nlohmann::json::object();  ///< result.json of a trial that is done
-  std::string reason;                                ///< why a trial failed
+  nlohmann::json result = nlohmann::json::object();  ///< result.json of a trial that is done, stopped, or at a rung
+  std::string reason;                                ///< why a trial failed or was stopped
 };
 
 /// Where a trial lives: a folder of its id if there is one already (the grid may have grown since), else "<NNN>-<id>".
@@ -36,8 +37,8 @@ TrialState read_state(const std::filesystem::path& sweep_output, const Trial& tr
 /// All trials, or the one with this number. Errors: InputError if `only` is no trial of the grid.
 std::vector<const Trial*> chosen_trials(const Grid& grid, std::optional<std::int64_t> only);
 
-/// The configuration to train a trial with (its folder, resumed from the latest checkpoint); none if it is done already.
-/// All ranks call it; a failure recorded earlier is forgotten.
+/// The configuration to train a trial with (its folder, resumed from the latest checkpoint); none if it is done already,
+/// or was measured at the rung that the grid is part of. All ranks call it; a failure recorded earlier is forgotten.
 std::optional<TrainConfig> config_to_train(const Grid& grid, const Trial& trial, comm::Communicator& comm);
 
 /// Logs why a trial failed and writes <NNN-id>.failed.json beside its folder. Rank 0 calls it.
