@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Submits a sweep to Slurm: an array with an element for each trial, or for each pack of them, and a report job after it.
+# With sweep.halving_factor an array for each rung, each after the one before.
 #
 #   slurm/submit.sh [OPTION ...] SWEEP.cfg [--section.option value ...] [-- SBATCH OPTION ...]
 #
@@ -83,6 +84,7 @@ new_submission() {
 
 forget_unsubmitted() {
   [ ! -e "$submission/jobs" ] || return 0
+  if ! $dry_run && [ -s "$submission/rungs" ]; then cut -d ' ' -f 2 "$submission/rungs" | xargs scancel --quiet || true; fi
   rm -rf "$submission"
   rmdir --ignore-fail-on-non-empty "$output/slurm" "$output" 2>/dev/null || true
 }
@@ -123,6 +125,26 @@ submit_report() {
     "$LDMTUNE_ROOT/slurm/report.sbatch" "$LDMTUNE_ROOT" "$submission"
 }
 
+submit_elements() {  # submit_elements ELEMENTS LOG [SBATCH OPTION ...] [-- RUNG]: prints the array's id
+  local chosen=$1 log=$2 own=()
+  shift 2
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do own+=("$1"); shift; done
+  [ $# -eq 0 ] || shift
+  submit --array="$chosen%$concurrent" "${own[@]}" --output="$submission/$log" "${LDMTUNE_ELEMENT[@]}" "${sbatch_options[@]}" \
+    "$LDMTUNE_ROOT/slurm/element.sbatch" "$LDMTUNE_ROOT" "$submission" "$@"
+}
+
+# An array for each rung that is not judged yet; sets array and elements to the last one's.
+submit_rungs() {
+  local rung chosen dependency=()
+  while read -r rung chosen; do
+    array="$(submit_elements "$chosen" "rung-$rung-%a.log" "${dependency[@]}" -- "$rung")"
+    printf '%s %s %s\n' "$rung" "$array" "$chosen" >>"$submission/rungs"
+    dependency=(--dependency="afterany:$array")
+    elements="$chosen"
+  done <<<"$1"
+}
+
 read_arguments "$@"
 check_program
 command -v sbatch >/dev/null || die 2 "sbatch is not on PATH: submit from a login node of a Slurm cluster"
@@ -132,13 +154,23 @@ if [ "$pack" = auto ]; then
   pack="$(automatic_width)"
   say "--pack auto: packs of $pack"
 fi
+halves=false
+if grep -q '^rung [0-9]' <<<"$plan_text"; then
+  halves=true
+  pack="${pack:-1}"  # who trains in a rung is known when the one before is over, so its elements are packs
+  [ -z "$elements" ] || die 2 "--elements: with sweep.halving_factor who trains in an element depends on the rung before; leave it out"
+fi
 packs_text=""
 [ -z "$pack" ] || packs_text="$(plan --pack "$pack")"
 new_submission
 trap forget_unsubmitted EXIT
 write_submission
 check_array_size
-[ -n "$elements" ] || elements="$(sweep_jobs elements "$output" "$submission")"
+if $halves; then
+  elements="$(sweep_jobs rungs "$output" "$submission")"
+elif [ -z "$elements" ]; then
+  elements="$(sweep_jobs elements "$output" "$submission")"
+fi
 if [ -z "$elements" ]; then
   say "nothing to submit: every trial is finished or in the queue"
   exit 0
@@ -148,11 +180,11 @@ report_options=()
 for option in "${sbatch_options[@]}"; do
   case "$option" in --partition=* | --account=* | --qos=* | --reservation=*) report_options+=("$option") ;; esac
 done
-array="$(submit --array="$elements%$concurrent" --output="$submission/element-%a.log" "${LDMTUNE_ELEMENT[@]}" "${sbatch_options[@]}" \
-  "$LDMTUNE_ROOT/slurm/element.sbatch" "$LDMTUNE_ROOT" "$submission")"
+if $halves; then submit_rungs "$elements"; else array="$(submit_elements "$elements" element-%a.log)"; fi
 report=""
 if $with_report; then report="$(submit_report "$array")"; fi
 $dry_run && exit 0
 printf '%s\n' "$array" "$elements" "$report" >"$submission/jobs"
+if $halves; then say "rungs $(cut -d ' ' -f 1 "$submission/rungs" | xargs), one after the other; the last one's is:"; fi
 say "submitted array $array, elements $elements${report:+, report job $report}; logs in $submission"
 say "slurm/status.sh $config${options[*]:+ ${options[*]}}   says how it goes"

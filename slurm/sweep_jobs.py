@@ -5,89 +5,38 @@ Only the standard library of Python 3.6, so that a login node's own Python will 
     sweep_jobs.py output FILE [OPTION ...]        the folder that sweep.output names, from the file and options like --sweep.output X
     sweep_jobs.py list SUBMISSION                 elements.tsv of its plan.txt and, if there is one, packs.txt
     sweep_jobs.py elements FOLDER SUBMISSION      the elements to submit, as sbatch --array takes them: unfinished and in no queue
+    sweep_jobs.py rungs FOLDER SUBMISSION         "RUNG ELEMENTS" of the rungs to submit, one a line
     sweep_jobs.py status FOLDER                   the table
 
 FOLDER is sweep.output; FOLDER/slurm/NNN/ are its submissions, each with plan.txt (what `ldmtune sweep plan` printed),
 elements.tsv (element, numbers and ids of its trials) and, once submitted, jobs (id of the array, its elements, id of the report job).
+With successive halving there is an array for each rung: rungs (rung, array, elements; jobs names the last of them) lists them,
+elements.tsv are the packs of rung 0, and FOLDER/halving/rung-R.json, once the rung is judged, says who trains in the next.
 """
 
 import csv
-import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from sweep_files import (Trial, arrays_of, jobs_of, last_lines, list_elements, own_state, read_json, read_plan, submissions,
+                         sweep_output)
 
 ALIVE = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING",
          "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "RESV_DEL_HOLD"}
-STALE_SECONDS = 120  # as src/train/run_folder.cpp takes over a run's lock
-
-
-class Trial:
-    def __init__(self, number, id_):
-        self.number, self.id = number, id_
 
 
 class Element:
-    """One element of a submitted array, and what Slurm says of it."""
+    """One element of a submitted array, and what Slurm says of it. Who trains in a rung may not be known yet: no trials."""
 
     def __init__(self, submission, number, trials):
         self.submission, self.number, self.trials = submission, number, trials
-        self.job = self.state = self.detail = ""
+        self.array = self.job = self.state = self.detail = ""
+        self.rung = None
 
     def alive(self):
         return self.state in ALIVE
-
-
-# ---- Files -----------------------------------------------------------------------------------------------------------
-
-
-def option_value(text):
-    """A value of a sweep file without quotes or comment."""
-    text = text.strip()
-    if text[:1] in ("'", '"') and text.find(text[0], 1) > 0:
-        return text[1:text.find(text[0], 1)]
-    return re.split(r"\s#|^#", text)[0].strip()
-
-
-def sweep_output(file, options):
-    """The folder sweep.output; the command line wins over the file. Exits with 2 where neither names one."""
-    output, section = "", ""
-    for line in Path(file).read_text().splitlines():
-        line = line.strip()
-        if line.startswith("["):
-            section = line[1:].split("]")[0].strip() + "."
-        elif "=" in line and section + line.split("=")[0].strip() == "sweep.output":
-            output = option_value(line.split("=", 1)[1])
-    for word, following in zip(options, options[1:] + [""]):
-        if word == "--sweep.output":
-            output = following
-        elif word.startswith("--sweep.output="):
-            output = word.split("=", 1)[1]
-    if not output:
-        sys.exit("error: %s: expected sweep.output, the folder of the sweep, found none" % file)
-    return output
-
-
-def read_plan(file):
-    """Trials of the table that `ldmtune sweep plan` prints: number and id stand first in each row."""
-    rows = re.findall(r"^\s*(\d+)\s+([0-9a-f]{8})\b", file.read_text(), re.MULTILINE)
-    return [Trial(int(number), id_) for number, id_ in rows]
-
-
-def list_elements(submission):
-    """Lines of elements.tsv: the packs of packs.txt (what `ldmtune sweep plan --pack K` printed) or, without it, an element
-    for each trial. Exits with 1 if the plan has none."""
-    trials = {trial.number: trial for trial in read_plan(submission / "plan.txt")}
-    if not trials:
-        sys.exit("error: the plan names no trials: %s" % (submission / "plan.txt"))
-    members = {number: [trial] for number, trial in trials.items()}
-    if (submission / "packs.txt").exists():
-        rows = re.findall(r"^(\d+) +(\d+(?: \d+)*)$", (submission / "packs.txt").read_text(), re.MULTILINE)
-        members = {int(pack): [trials[int(number)] for number in numbers.split()] for pack, numbers in rows}
-    for element, pack in sorted(members.items()):
-        print("\t".join([str(element), ",".join(str(trial.number) for trial in pack), ",".join(trial.id for trial in pack)]))
 
 
 def read_elements(submission):
@@ -97,85 +46,6 @@ def read_elements(submission):
             trials = [Trial(int(number), id_) for number, id_ in zip(numbers.split(","), ids.split(","))]
             elements.append(Element(submission, int(element), trials))
     return elements
-
-
-def submissions(folder):
-    """Submitted ones, oldest first."""
-    return sorted(path.parent for path in (folder / "slurm").glob("*/jobs"))
-
-
-def jobs_of(submission):
-    """(id of the array, numbers of its elements, id of the report job or "")"""
-    array, elements, report = ((submission / "jobs").read_text() + "\n\n").split("\n")[:3]
-    numbers = set()
-    for part in elements.split(","):
-        first, _, last = part.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
-    return array, numbers, report
-
-
-def read_json(file):
-    try:
-        value = json.loads(file.read_text())
-        return value if isinstance(value, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def last_lines(file, size=65536):
-    try:
-        with open(str(file), "rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - size))
-            return stream.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return []
-
-
-# ---- What the trials' folders say ------------------------------------------------------------------------------------
-
-
-def trial_folder(folder, trial):
-    """A folder of its id, whatever its number was when it began; None before it began."""
-    found = sorted(path for path in (folder / "trials").glob("*-" + trial.id) if path.is_dir())
-    return found[0] if found else None
-
-
-def failure(folder, trial):
-    """Why `sweep` recorded it as failed; empty if it did not."""
-    files = sorted((folder / "trials").glob("*-%s.failed.json" % trial.id))
-    return str(read_json(files[0]).get("reason", "no reason given")) if files else ""
-
-
-def step_of(run):
-    """(updates so far, updates in all) as far as the run's files tell; 0 where they do not."""
-    rows = [row.split(",")[0] for row in last_lines(run / "metrics.csv", 4096)]
-    steps = [int(row) for row in rows if row.isdigit()]
-    saved = [int(path.name[5:]) for path in run.glob("checkpoints/step-*") if path.name[5:].isdigit()]
-    total = 0
-    for line in last_lines(run / "config.cfg"):
-        if re.match(r"\s*max_train_steps\s*=", line):
-            total = int(re.sub(r"[^0-9]", "", option_value(line.split("=", 1)[1])) or 0)
-    return max(steps[-1:] + saved + [0]), total
-
-
-def own_state(folder, trial):
-    """(state, step text or reason): pending, running, interrupted, done or failed, by the trial's own files."""
-    run = trial_folder(folder, trial)
-    if run is not None:
-        result = read_json(run / "result.json")
-        if result.get("status") == "done":
-            loss = result.get("heldout_loss")
-            return "done", "held-out loss %.4g" % loss if isinstance(loss, (int, float)) else ""
-    reason = failure(folder, trial)
-    if reason:
-        return "failed", reason
-    if run is None:
-        return "pending", ""
-    step, total = step_of(run)
-    text = "at step %d%s" % (step, " of %d" % total if total else "")
-    heartbeat = read_json(run / "lock.json").get("heartbeat", 0)
-    return ("running" if time.time() - heartbeat < STALE_SECONDS else "interrupted"), text
 
 
 # ---- What Slurm says -------------------------------------------------------------------------------------------------
@@ -220,17 +90,19 @@ def know_elements(folder):
     """All elements of all submissions, oldest first, with Slurm's view of them."""
     elements = []
     for submission in submissions(folder):
-        numbers = jobs_of(submission)[1]
-        elements += [element for element in read_elements(submission) if element.number in numbers]
+        for rung, array, numbers in arrays_of(submission):
+            own = read_elements(submission) if not rung else rung_elements(folder, submission, rung, numbers)
+            for element in own:
+                element.array, element.rung = array, rung
+            elements += [element for element in own if element.number in numbers]
     if not elements:
         return []
     user, _ = output_of("id", "-un")
-    known = accounted(sorted({jobs_of(element.submission)[0] for element in elements}))
+    known = accounted(sorted({element.array for element in elements}))
     known.update(queued((user or "").strip()))
     for element in elements:
-        array = jobs_of(element.submission)[0]
-        element.job = "%s_%d" % (array, element.number)
-        element.state, element.detail = known.get((array, str(element.number)), ("", ""))
+        element.job = "%s_%d" % (element.array, element.number)
+        element.state, element.detail = known.get((element.array, str(element.number)), ("", ""))
     return elements
 
 
@@ -239,16 +111,20 @@ def know_elements(folder):
 
 def last_error(element):
     """The last line of an element's log that speaks of an error."""
-    lines = last_lines(element.submission / ("element-%d.log" % element.number))
+    name = "element-%d.log" % element.number if element.rung is None else "rung-%d-%d.log" % (element.rung, element.number)
+    lines = last_lines(element.submission / name)
     errors = [line.strip() for line in lines if re.search(r"\berror\b|killed|cannot", line, re.IGNORECASE)]
     return errors[-1][:200] if errors else ""
 
 
-def joined_state(own, element):
-    """(state, text) from a trial's own (state, text) and the newest element that has it, or None."""
+def joined_state(own, element, rungs_to_come=False):
+    """(state, text) from a trial's own (state, text) and the newest element that has it, or None. rungs_to_come: elements
+    are in the queue of which nobody knows yet whom they train."""
     state, text = own
-    if state in ("done", "failed"):
+    if state in ("done", "failed", "stopped"):
         return own
+    if state == "paused" and (rungs_to_come or (element is not None and element.alive())):
+        return "pending", text + ", waits for its rung"
     if element is None:
         return state, text or "not submitted"
     if element.state == "PENDING":
@@ -298,6 +174,60 @@ def choose_elements(folder, submission):
     return chosen, notes
 
 
+# ---- Successive halving ----------------------------------------------------------------------------------------------
+
+
+def planned_rungs(submission):
+    """Numbers of packs of the rungs, as `ldmtune sweep plan --pack K` printed them; empty without halving."""
+    file = submission / "packs.txt"
+    rows = re.findall(r"^rung +\d+ .* (\d+) *$", file.read_text(), re.MULTILINE) if file.exists() else []
+    return [int(packs) for packs in rows]
+
+
+def judgement(folder, rung):
+    """(ids that were judged, ids that go on in groups that may share a pack); None where the rung is not judged."""
+    text = read_json(folder / "halving" / ("rung-%d.json" % rung))
+    if "go_on" not in text:
+        return None
+    return {entry["id"] for entry in text["candidates"]}, text["go_on"]
+
+
+def rung_elements(folder, submission, rung, numbers):
+    """The packs of a rung after the first; without trials until the rung before is judged."""
+    before = judgement(folder, rung - 1)
+    width, packs = int((submission / "pack").read_text()), []
+    known = {trial.id: trial for trial in read_plan(submission / "plan.txt")}
+    for group in before[1] if before else []:
+        packs += [group[begin:begin + width] for begin in range(0, len(group), width)]
+    members = {number: [known[id_] for id_ in pack if id_ in known] for number, pack in enumerate(packs)}
+    return [Element(submission, number, members.get(number, [])) for number in sorted(numbers)]
+
+
+def choose_rungs(folder, submission):
+    """[(rung, elements)] of a new submission: from the first rung on that is not judged; notes. Nothing while an array of the
+    sweep is in the queue, as its rungs may not meet others of the same sweep."""
+    alive = sorted({element.array for element in know_elements(folder) if element.alive()})
+    if alive:
+        return [], ["the sweep is in the queue already (%s); submit it again when that has ended" % ", ".join(alive)]
+    rungs, candidates = [], {trial.id: trial for trial in read_plan(submission / "plan.txt")}
+    planned = planned_rungs(submission)
+    for rung, packs in enumerate(planned):
+        judged = judgement(folder, rung)
+        if not rungs and judged and judged[0] == set(candidates):
+            candidates = {id_: candidates[id_] for group in judged[1] for id_ in group}
+            continue
+        states = {id_: own_state(folder, trial)[0] for id_, trial in candidates.items()}
+        chosen = list(range(packs))
+        if rung == 0:
+            chosen = [element.number for element in read_elements(submission)
+                      if any(states[trial.id] not in ("paused", "stopped", "done") for trial in element.trials)]
+        elif not rungs and rung + 1 == len(planned) and all(state == "done" for state in states.values()):
+            chosen = []
+        if chosen:
+            rungs.append((rung, chosen))
+    return rungs, []
+
+
 def report_state(folder):
     """The newest report job's line, empty if none was asked for."""
     for submission in reversed(submissions(folder)):
@@ -319,11 +249,13 @@ def status(folder):
     latest = submissions(folder)
     if not latest:
         sys.exit("error: %s: nothing was submitted; slurm/submit.sh does" % folder)
-    owners = newest_elements(know_elements(folder))
+    elements = know_elements(folder)
+    owners = newest_elements(elements)
+    rungs_to_come = any(element.alive() and not element.trials for element in elements)
     rows, counts = [("trial", "id", "job", "Slurm", "trial's state", "")], {}
     for trial in read_plan(latest[-1] / "plan.txt"):
         element = owners.get(trial.id)
-        state, text = joined_state(own_state(folder, trial), element)
+        state, text = joined_state(own_state(folder, trial), element, rungs_to_come)
         counts[state] = counts.get(state, 0) + 1
         slurm = " ".join(part for part in (element.state, element.detail if element.state == "RUNNING" else "") if part) if element else ""
         rows.append((str(trial.number), trial.id, element.job if element else "", slurm, state, text))
@@ -346,6 +278,12 @@ def main(arguments):
         for note in notes:
             print(note, file=sys.stderr)
         print(array_text(chosen))
+    elif command == "rungs" and len(rest) == 2:
+        rungs, notes = choose_rungs(Path(rest[0]), Path(rest[1]))
+        for note in notes:
+            print(note, file=sys.stderr)
+        for rung, elements in rungs:
+            print(rung, array_text(elements))
     elif command == "status" and len(rest) == 1:
         return status(Path(rest[0]))
     else:

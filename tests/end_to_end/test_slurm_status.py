@@ -20,6 +20,7 @@ PLAN = """trial  id        optim.learning_rate  seed  trainable parameters  step
 
 @pytest.fixture()
 def jobs(monkeypatch):
+    monkeypatch.syspath_prepend(str(SOURCE / "slurm"))
     spec = importlib.util.spec_from_file_location("sweep_jobs", SOURCE / "slurm/sweep_jobs.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -10,8 +10,8 @@ from support import SOURCE
 PLAN = "trial  id        seed\\n-----  --------  ----\\n" + "".join(f"{n}      {str(n) * 8}  {n}\\n" for n in range(6))
 PACKS = "pack  trials\\n----  ------\\n0     0 1 2 3\\n1     4 5\\n"
 COMMANDS = {
-    # Prints the packs where it is asked for them, else the plan.
-    "ldmtune": f'case "$*" in *--bad*) echo "no such option" >&2; exit 2;; *--pack*) printf "{PACKS}";; *) printf "{PLAN}";; esac',
+    # Prints the packs where it is asked for them, else the plan; then the rungs of successive halving, if any.
+    "ldmtune": f'case "$*" in *--bad*) echo "no such option" >&2; exit 2;; *--pack*) printf "{PACKS}";; *) printf "{PLAN}";; esac; [ -z "$RUNGS" ] || printf "$RUNGS"',
     "sbatch": 'printf "%s\\n" "$*" >>"$RECORD"; wc -l <"$RECORD"',
     "squeue": 'case "$*" in *--jobs*) [ -z "$QUEUED" ] || echo "$QUEUED" ;; *) printf "%s" "$QUEUED" ;; esac',
     "scontrol": 'echo "MaxArraySize            = ${MOST:-1001}"',
