@@ -39,6 +39,9 @@ SweepConfig read_sweep_options(const std::vector<OptionSetting>& settings) {
   if (config.output.empty())
     fail_input("option sweep.output: expected the folder of the sweep, found nothing; set it in [sweep]");
   if (config.pictures < 0) fail_input("option sweep.pictures: expected 0 or above, found ", config.pictures);
+  if (config.picture_trials < 0) {
+    fail_input("option sweep.picture_trials: expected 0 (all) or above, found ", config.picture_trials);
+  }
   return config;
 }
 
@@ -191,13 +194,11 @@ void declare(OptionTable& t, SweepConfig& c) {
       "How often options given as log_uniform(a, b), uniform(a, b), integer(a, b) or choice(a; b) are drawn, together");
   t.add("sweep.draw_seed", c.draw_seed, "", "Seed of these draws; more draws leave the earlier ones as they are");
   t.add("sweep.pictures", c.pictures, "pictures",
-        "Draw this many validation and this many test captions with the base and each trial (0: none)");
+        "Draw this many validation and this many test captions with the base and the trials (0: none)");
+  t.add("sweep.picture_trials", c.picture_trials, "trials",
+        "Draw them with the winner and the best others by held-out loss, so many in all (0: with all)");
   t.add("sweep.tflops_per_s", c.tflops_per_s, "TFLOP/s",
         "Speed of one rank, to estimate times with (0: from finished trials, else measured here)");
-  t.add("sweep.halving_factor", c.halving_factor, "",
-        "Successive halving: of the settings at a rung, the best 1/factor by held-out loss train on (0: all do)");
-  t.add("sweep.halving_min_steps", c.halving_min_steps, "updates",
-        "The first rung; the next ones are at factor times as many, the last trials train to their end");
 }
 
 bool is_operational(const std::string& option) {

@@ -102,8 +102,11 @@ std::vector<Column> columns_of(const std::vector<const ResultRow*>& rows, bool w
   return columns;
 }
 
-/// Removes what was drawn with other settings, and notes what the folders will hold.
-void prepare_folders(const Grid& grid, const std::vector<Column>& columns) {
+/// Removes what was drawn with other settings, and notes what the folders will hold. Returns how many pictures are
+/// missing.
+std::int64_t prepare_folders(const Grid& grid, const std::vector<Column>& columns,
+                             const std::vector<Picture>& pictures) {
+  std::int64_t missing = 0;
   const fs::path stamps_file = pictures_folder(grid) / "stamps.json";
   json stamps = fs::exists(stamps_file) ? store::read_json(stamps_file) : json::object();
   for (const Column& column : columns) {
@@ -111,8 +114,10 @@ void prepare_folders(const Grid& grid, const std::vector<Column>& columns) {
     if (stamps.value(column.name, "") != column.stamp) fs::remove_all(folder);
     fs::create_directories(folder);
     stamps[column.name] = column.stamp;
+    for (const Picture& picture : pictures) missing += !fs::exists(picture_file(grid, column, picture));
   }
   store::write_json(stamps_file, stamps);
+  return missing;
 }
 
 std::vector<Picture> pictures_of_split(const data::LatentDataset& dataset, store::Split split, std::int64_t limit,
@@ -251,18 +256,19 @@ class Painter {
 
 /// This rank's share: every size-th picture of each column, so that all ranks load each trial once.
 void draw_share(const Grid& grid, const std::vector<Column>& columns, const std::vector<Picture>& pictures,
-                Painter& painter, const comm::Communicator& comm) {
-  const std::size_t size = static_cast<std::size_t>(comm.size()), total = columns.size() * pictures.size();
-  ProgressBar bar("pictures", static_cast<std::int64_t>(total), "pictures", comm.rank() == 0);
-  std::size_t done = 0;
+                std::int64_t missing, Painter& painter, const comm::Communicator& comm) {
+  const auto size = static_cast<std::size_t>(comm.size());
+  ProgressBar bar("pictures", missing, "pictures", comm.rank() == 0 && missing > 0);
+  std::int64_t done = 0;
   for (const Column& column : columns) {
     painter.start(column);
     for (std::size_t i = static_cast<std::size_t>(comm.rank()); i < pictures.size(); i += size) {
       if (train::StopSignals::received() != 0) return;
       const fs::path file = picture_file(grid, column, pictures[i]);
-      if (!fs::exists(file)) store::write_png(file, painter.draw(pictures[i]), {{"caption", pictures[i].caption}});
-      done = std::min(done + size, total);
-      bar.update(static_cast<std::int64_t>(done), column.name);
+      if (fs::exists(file)) continue;
+      store::write_png(file, painter.draw(pictures[i]), {{"caption", pictures[i].caption}});
+      done = std::min(done + comm.size(), missing);
+      bar.update(done, column.name);
     }
   }
   bar.finish();
@@ -297,21 +303,20 @@ void write_index(const Grid& grid, const std::vector<Column>& columns, const std
 
 ExitCode draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, comm::Communicator& comm) {
   const bool first_rank = comm.rank() == 0;
-  const std::vector<const ResultRow*> drawable = drawable_rows(rows, first_rank);
+  const std::vector<const ResultRow*> drawable =
+      best_of(drawable_rows(rows, first_rank), winner(rows), grid.sweep.picture_trials);
   if (grid.sweep.pictures == 0 || drawable.empty()) return ExitCode::done;
   const TrainConfig& config = drawable.front()->trial->config;
   const data::LatentDataset dataset(config.data, /*verify_below=*/0);
   const std::vector<Picture> pictures = choose_pictures(dataset, grid.sweep.pictures);
   const std::vector<Column> columns = columns_of(drawable, first_rank);
-  pipeline::root_gives(comm, [&] {
-    prepare_folders(grid, columns);
-    return std::string();
-  });
+  const std::int64_t missing =
+      std::stoll(pipeline::root_gives(comm, [&] { return std::to_string(prepare_folders(grid, columns, pictures)); }));
   const train::StopSignals signals;
   pipeline::run_together(comm, [&] {
     const at::NoGradGuard no_grad;
     Painter painter(config, dataset, pipeline::choose_device(config.train.device, comm));
-    draw_share(grid, columns, pictures, painter, comm);
+    draw_share(grid, columns, pictures, missing, painter, comm);
   });
   if (comm.any(train::StopSignals::received() != 0)) return ExitCode::interrupted;
   pipeline::root_gives(comm, [&] {

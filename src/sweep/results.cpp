@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <limits>
 #include <map>
+#include <tuple>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -64,15 +65,16 @@ std::string fixed(double value, int digits) {
   return text;
 }
 
-}  // namespace
-
-std::string setting_key(const Trial& trial) {
+/// Trials with the same varied options but the seeds are replicates.
+std::string options_key(const Trial& trial) {
   std::string key;
   for (const auto& [name, value] : trial.varied) {
     if (name != "train.seed" && name != "data.subset_seed") key += name + '\n' + value + '\n';
   }
   return key;
 }
+
+}  // namespace
 
 bool is_scored(const ResultRow& row) {
   return row.state.status == TrialStatus::done && std::isfinite(score(row, "heldout_loss"));
@@ -123,7 +125,7 @@ void write_results(const Grid& grid, const std::vector<ResultRow>& rows) {
 const ResultRow* winner(const std::vector<ResultRow>& rows) {
   std::map<std::string, std::vector<const ResultRow*>> groups;
   for (const ResultRow& row : rows) {
-    if (is_scored(row)) groups[setting_key(*row.trial)].push_back(&row);
+    if (is_scored(row)) groups[options_key(*row.trial)].push_back(&row);
   }
   const ResultRow* best = nullptr;
   double best_mean = std::numeric_limits<double>::infinity();
@@ -135,6 +137,26 @@ const ResultRow* winner(const std::vector<ResultRow>& rows) {
     best = *std::min_element(members.begin(), members.end(), [](const ResultRow* a, const ResultRow* b) {
       return score(*a, "heldout_loss") < score(*b, "heldout_loss");
     });
+  }
+  return best;
+}
+
+std::vector<const ResultRow*> best_of(const std::vector<const ResultRow*>& among, const ResultRow* winner,
+                                      std::int64_t limit) {
+  const auto count = static_cast<std::size_t>(limit);
+  if (limit == 0 || among.size() <= count) return among;
+  std::vector<const ResultRow*> ranked = among;
+  const auto rank = [&](const ResultRow* row) {
+    const double loss = score(*row, "heldout_loss");
+    const bool known = std::isfinite(loss);
+    return std::tuple(row != winner, !known, known ? loss : 0.0);
+  };
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [&](const ResultRow* a, const ResultRow* b) { return rank(a) < rank(b); });
+  ranked.resize(count);
+  std::vector<const ResultRow*> best;
+  for (const ResultRow* row : among) {
+    if (std::find(ranked.begin(), ranked.end(), row) != ranked.end()) best.push_back(row);
   }
   return best;
 }

@@ -18,9 +18,6 @@ struct ResultRow {
 /// One row a trial, in the order of the grid. The rows refer to `grid`.
 std::vector<ResultRow> read_results(const Grid& grid);
 
-/// Trials with the same varied options but the seeds are replicates of one setting: the same text.
-std::string setting_key(const Trial& trial);
-
 /// A trial that is done and was measured.
 bool is_scored(const ResultRow& row);
 
@@ -41,6 +38,11 @@ void write_results(const Grid& grid, const std::vector<ResultRow>& rows);
 /// The trial to export: of the options with the lowest mean held-out loss over their seeds, the seed with the lowest;
 /// null if no trial is done. Without replicates that is the trial with the lowest held-out loss.
 const ResultRow* winner(const std::vector<ResultRow>& rows);
+
+/// The winner and those of `among` with the lowest held-out losses, `limit` in all (0: all of `among`), in the order of
+/// `among`; the winner only where it is among them.
+std::vector<const ResultRow*> best_of(const std::vector<const ResultRow*>& among, const ResultRow* winner,
+                                      std::int64_t limit);
 
 /// For the console: finished trials by held-out loss, then the others with what became of them.
 std::string results_table(const Grid& grid, const std::vector<ResultRow>& rows);

@@ -185,6 +185,19 @@ def test_pictures_of_both_splits_in_all_columns(finished):
     assert len(drawn) == 5, "no two columns are the same"
 
 
+def test_pictures_with_the_best_trial_alone(finished):
+    config, index = finished / "x.sweep.cfg", finished / "sweep/pictures/index.json"
+    said = ldmtune("sweep", "--config", config, "collect", "--sweep.picture_trials", "1")
+    assert "pictures [" not in said, "all of them are there"
+    columns = json.loads(index.read_text())["columns"]
+    assert [column["kind"] for column in columns] == ["base", "trial", "real", "roundtrip"]
+    with open(finished / "sweep/results.csv") as rows:
+        best = min(csv.DictReader(rows), key=lambda row: float(row["heldout_loss"]))
+    assert columns[1]["trial"] == int(best["trial"])
+    ldmtune("sweep", "--config", config, "collect")
+    assert len(json.loads(index.read_text())["columns"]) == 5
+
+
 def test_a_missing_picture_is_drawn_again_the_same_on_two_ranks(finished):
     config = finished / "x.sweep.cfg"
     pictures = sorted(finished.glob("sweep/pictures/*/*.png"))

@@ -229,6 +229,7 @@ TEST(Grid, RefusesWhatCannotBeMeant) {
   EXPECT_NE(error_of({{"sweep.seeds", "-1"}}).find("sweep.seeds"), std::string::npos);
   EXPECT_NE(error_of({{"sweep.seeds", "1"}, {"train.seed", "1 | 2"}}).find("train.seed"), std::string::npos);
   EXPECT_NE(error_of({{"sweep.pictures", "-1"}}).find("sweep.pictures"), std::string::npos);
+  EXPECT_NE(error_of({{"sweep.picture_trials", "-1"}}).find("sweep.picture_trials"), std::string::npos);
 }
 
 TEST(Grid, RefusesATooLargeGridWithoutBuildingIt) {

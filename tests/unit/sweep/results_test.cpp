@@ -56,6 +56,18 @@ TEST_F(Results, QuotesAreDoubledAndReasonsKept) {
   EXPECT_NE(lines[2].find("\"said \"\"no\"\", twice\""), std::string::npos);
 }
 
+TEST_F(Results, PicturesTakeTheWinnerAndTheBestOthersInTheOrderOfTheGrid) {
+  const Grid grid = expand_grid(settings());
+  finish(grid, {0.3, 0.2, 0.4, 0.25});
+  const std::vector<ResultRow> rows = read_results(grid);
+  std::vector<const ResultRow*> all;
+  for (const ResultRow& row : rows) all.push_back(&row);
+  EXPECT_EQ(best_of(all, winner(rows), 2), (std::vector<const ResultRow*>{all[1], all[3]}));
+  EXPECT_EQ(best_of(all, all[2], 2), (std::vector<const ResultRow*>{all[1], all[2]}));  // best over its seeds
+  EXPECT_EQ(best_of(all, winner(rows), 0), all);
+  EXPECT_EQ(best_of(all, winner(rows), 9), all);
+}
+
 TEST_F(Results, ValidationChoosesNotTest) {
   const Grid grid = expand_grid(settings());
   finish(grid, {0.3, 0.25, 0.2, 0.4});  // the fixture's test losses run the other way
