@@ -199,6 +199,10 @@ void declare(OptionTable& t, SweepConfig& c) {
         "Draw them with the winner and the best others by held-out loss, so many in all (0: with all)");
   t.add("sweep.tflops_per_s", c.tflops_per_s, "TFLOP/s",
         "Speed of one rank, to estimate times with (0: from finished trials, else measured here)");
+  t.add("sweep.halving_factor", c.halving_factor, "",
+        "Successive halving: of the settings at a rung, the best 1/factor by held-out loss train on (0: all do)");
+  t.add("sweep.halving_min_steps", c.halving_min_steps, "updates",
+        "The first rung; the next ones are at factor times as many, the last trials train to their end");
 }
 
 bool is_operational(const std::string& option) {

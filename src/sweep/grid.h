@@ -27,8 +27,10 @@ struct SweepConfig {
   std::int64_t draws = 0;  ///< see values_of
   std::uint64_t draw_seed = 0;
   std::int64_t pictures = 8;
-  std::int64_t picture_trials = 16;  ///< 0: all
-  double tflops_per_s = 0;           ///< to estimate times with; 0: measured
+  std::int64_t picture_trials = 16;    ///< 0: all
+  double tflops_per_s = 0;             ///< to estimate times with; 0: measured
+  std::int64_t halving_factor = 0;     ///< see halving.h; 0: off
+  std::int64_t halving_min_steps = 0;  ///< update of the first rung
 };
 void declare(OptionTable& table, SweepConfig& config);
 
@@ -47,7 +49,8 @@ struct Grid {
   SweepConfig sweep;
   std::vector<VariedOption> varied;  ///< in the order of the settings; replicates (sweep.seeds ...) are not among them
   std::vector<Condition> conditions;
-  std::vector<Trial> trials;  ///< the first varied option changes slowest, the seed fastest
+  std::vector<Trial> trials;    ///< the first varied option changes slowest, the seed fastest
+  std::int64_t pause_step = 0;  ///< of a rung (halving.h): its trials train up to this update; 0: to their end
 };
 
 /// Options that say where and how far a process runs, not what is trained: they may not vary and do not enter the id.

@@ -65,16 +65,15 @@ std::string fixed(double value, int digits) {
   return text;
 }
 
-/// Trials with the same varied options but the seeds are replicates.
-std::string options_key(const Trial& trial) {
+}  // namespace
+
+std::string setting_key(const Trial& trial) {
   std::string key;
   for (const auto& [name, value] : trial.varied) {
     if (name != "train.seed" && name != "data.subset_seed") key += name + '\n' + value + '\n';
   }
   return key;
 }
-
-}  // namespace
 
 bool is_scored(const ResultRow& row) {
   return row.state.status == TrialStatus::done && std::isfinite(score(row, "heldout_loss"));
@@ -125,7 +124,7 @@ void write_results(const Grid& grid, const std::vector<ResultRow>& rows) {
 const ResultRow* winner(const std::vector<ResultRow>& rows) {
   std::map<std::string, std::vector<const ResultRow*>> groups;
   for (const ResultRow& row : rows) {
-    if (is_scored(row)) groups[options_key(*row.trial)].push_back(&row);
+    if (is_scored(row)) groups[setting_key(*row.trial)].push_back(&row);
   }
   const ResultRow* best = nullptr;
   double best_mean = std::numeric_limits<double>::infinity();

@@ -18,6 +18,9 @@ struct ResultRow {
 /// One row a trial, in the order of the grid. The rows refer to `grid`.
 std::vector<ResultRow> read_results(const Grid& grid);
 
+/// Trials with the same varied options but the seeds are replicates of one setting: the same text.
+std::string setting_key(const Trial& trial);
+
 /// A trial that is done and was measured.
 bool is_scored(const ResultRow& row);
 
