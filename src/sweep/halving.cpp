@@ -157,7 +157,7 @@ std::vector<Rung> plan_rungs(const Grid& grid) {
     rungs.push_back({step, settings, trials});
     settings = std::max<std::size_t>(1, settings / static_cast<std::size_t>(sweep.halving_factor));
   };
-  for (std::int64_t step = sweep.halving_min_steps; step < longest;) {
+  for (std::int64_t step = sweep.halving_min_steps; step < longest && settings > 1;) {
     add(step);
     if (step > longest / sweep.halving_factor) break;
     step *= sweep.halving_factor;

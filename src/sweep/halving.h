@@ -24,9 +24,9 @@ struct Rung {
   std::size_t trials = 0;    ///< with all replicates of these settings
 };
 
-/// Updates halving_min_steps x factor^k below the longest training, then that itself; of n settings floor(n / factor),
-/// at least 1, go on. Empty without sweep.halving_factor. Errors: InputError naming an option of [sweep], or
-/// train.num_train_epochs or train.max_tflops, which hide how many updates a trial has.
+/// Updates halving_min_steps x factor^k below the longest training while several settings are left, then that itself;
+/// of n settings floor(n / factor), at least 1, go on. Empty without sweep.halving_factor. Errors: InputError naming an
+/// option of [sweep], or train.num_train_epochs or train.max_tflops, which hide how many updates a trial has.
 std::vector<Rung> plan_rungs(const Grid& grid);
 
 /// At most this many packs of `width` hold `trials` trials of the grid, whichever go on.

@@ -107,6 +107,17 @@ TEST_F(Halving, AtLeastOneSettingGoesOnAndReplicatesCountAsOne) {
   EXPECT_EQ(rungs[2].settings, 1u);
 }
 
+TEST_F(Halving, ALastSettingTrainsToItsEndWithoutMoreRungs) {
+  const auto rungs = plan_rungs(halved({{"sweep.halving_factor", "8"}, {"sweep.halving_min_steps", "1"}}));
+  ASSERT_EQ(rungs.size(), 2u);
+  EXPECT_EQ(rungs[1].step, 16);
+  EXPECT_EQ(plan_rungs(halved({{"optim.learning_rate", "1e-3"},
+                               {"hypernetwork.layer_norm", "false"},
+                               {"hypernetwork.layer_structure", "1,2,1"}}))
+                .size(),
+            1u);
+}
+
 TEST_F(Halving, ALearningRateThatEndsEarlierEndsTheRungs) {
   const auto rungs = plan_rungs(halved({{"optim.learning_rate", "\"1e-3:4, 1e-4:7\" | \"1e-3:3, 1e-4:6\""}}));
   ASSERT_EQ(rungs.size(), 3u);
