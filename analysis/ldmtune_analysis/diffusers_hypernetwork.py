@@ -1,8 +1,9 @@
 """Hypernetworks in diffusers, which loads none itself: load_hypernetwork(pipe, "pencil.pt", strength=0.8).
 
-Reads AUTOMATIC1111's `.pt` (any writer's) and ldmtune's `.safetensors`. Every attention layer of the UNet then reads
-context + strength * network(context) for its keys and values, with one pair of networks for each width of context.
-Several may be loaded; they act in the order of loading.
+Reads AUTOMATIC1111's `.pt` (any writer's) and ldmtune's `.safetensors`, for pipelines of Stable Diffusion 1, 2 and XL.
+Every attention layer of the UNet then reads context + strength * network(context) for its keys and values, with one pair
+of networks for each width of context. Dropout is training's and left out. Several may be loaded; they act in the order of
+loading.
 """
 
 import json
@@ -27,14 +28,18 @@ class LoadedHypernetwork:
 def load_hypernetwork(pipe, file, strength=1.0):
     """Makes the pipeline's UNet read through the hypernetwork in `file`. Returns a LoadedHypernetwork.
 
-    Raises ValueError if the file is no hypernetwork, or none of its widths is one of the UNet's contexts.
+    Raises ValueError if the file is no hypernetwork, one of MonkeyPatch's other kinds, or none of its widths is one of the
+    UNet's contexts.
     """
     settings, states = read_hypernetwork(file)
+    for other in ("skip_connection", "upsample_linear"):
+        if settings.get(other):
+            raise ValueError(f"{file}: made with MonkeyPatch's {other}, which is another kind of network")
     networks = {width: tuple(build_network(state, settings) for state in pair) for width, pair in states.items()}
     loaded = LoadedHypernetwork(settings.get("name") or Path(file).stem, networks, strength)
     for name, module in pipe.unet.named_modules():
         role = {"to_k": 0, "to_v": 1}.get(name.rpartition(".")[2])
-        if role is None or module.in_features not in networks:
+        if role is None or getattr(module, "in_features", None) not in networks:
             continue
         network = networks[module.in_features][role].to(module.weight.device)
         loaded.handles.append(module.register_forward_pre_hook(bend(loaded, network)))
@@ -75,7 +80,9 @@ def read_safetensors(file):
     with safe_open(file, framework="pt") as content:
         settings = {key: json.loads(value) for key, value in (content.metadata() or {}).items() if key != "format"}
         for name in content.keys():
-            width, role, key = name.split(".", 2)
+            width, role, key = (name.split(".", 2) + ["", ""])[:3]
+            if not width.isdigit() or role not in ("k", "v"):
+                raise ValueError(f"{file}: no hypernetwork: expected tensors such as 768.k.linear.0.weight, found {name}")
             states.setdefault(int(width), ({}, {}))["kv".index(role)][key] = content.get_tensor(name)
     return settings, states
 

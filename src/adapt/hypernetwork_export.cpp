@@ -55,6 +55,8 @@ void add_settings(store::PyDict& file, const HypernetworkSpec& spec, const Adapt
   set("dropout_structure", list_of(dropout));
   set("last_layer_dropout", dropout[dropout.size() - 2] != 0);
   set("optional_info", store::PyValue());
+  // A1111, MonkeyPatch and ComfyUI pass over keys that they do not know.
+  if (spec.layer_norm && spec.layer_norm_init != "a1111") set("layer_norm_init", spec.layer_norm_init);
 }
 
 }  // namespace

@@ -130,6 +130,7 @@ HypernetworkSpec Reader::spec() const {
   spec.activation = text("activation_func", "linear");
   spec.weight_init = text("weight_initialization", "Normal");
   spec.layer_norm = flag("is_layer_norm", false);
+  spec.layer_norm_init = text("layer_norm_init", "a1111");
   spec.activate_output = flag("activate_output", true);
   if (spec.layer_structure.size() >= 2) spec.dropout_structure = dropout_structure(spec.layer_structure.size());
   check_spec(spec, file_.string() + ": ");

@@ -67,6 +67,8 @@ Contents safetensors_contents(const std::filesystem::path& file) {
   store::SafetensorsFile read = store::read_safetensors(file);
   Contents contents;
   contents.tensors = std::move(read.tensors);
+  const bool has_words = contents.tensors.empty() || !kLayoutKeys.count(contents.tensors.begin()->first);
+  if (!has_words) contents.name = read.metadata["name"];
   contents.base_sha256 = read.metadata["sd_checkpoint"];
   contents.base_name = read.metadata["sd_checkpoint_name"];
   const std::string& step = read.metadata["step"];
@@ -197,6 +199,8 @@ void write_safetensors(const std::filesystem::path& file, const std::vector<Embe
   }
   const Embedding& first = embeddings.front();
   store::Metadata metadata{{"format", "pt"}, {"step", std::to_string(first.step)}};
+  // Where no key is the word; peers take the file's name for it.
+  if (!by_word || first.second_vectors.defined()) metadata["name"] = first.token;
   if (!first.base_sha256.empty()) metadata["sd_checkpoint"] = first.base_sha256;
   if (!first.base_name.empty()) metadata["sd_checkpoint_name"] = first.base_name;
   store::write_safetensors(file, tensors, metadata);

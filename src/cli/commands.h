@@ -16,6 +16,7 @@ ExitCode run_train(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_sample(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_sweep(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_export(const Arguments& arguments, comm::Communicator& comm);
+ExitCode run_import(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_bench(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_inspect(const Arguments& arguments, comm::Communicator& comm);
 

@@ -6,6 +6,7 @@
 
 #include "adapt/hypernetwork.h"
 #include "cli/commands.h"
+#include "cli/convert.h"
 #include "cli/export_base.h"
 #include "cli/export_embedding.h"
 #include "cli/export_lora.h"
@@ -21,53 +22,38 @@ namespace ldmtune::cli {
 namespace {
 
 constexpr const char* kIntroduction =
-    "Usage: ldmtune export CHECKPOINT --format FORMAT --output FILE\n\n"
-    "Writes what a checkpoint trained as a file for another program. CHECKPOINT is a folder such as\n"
-    "RUN/checkpoints/step-00000500, or a run folder (its newest checkpoint is taken); or a hypernetwork's file.\n\n"
+    "Usage: ldmtune export CHECKPOINT|FILE --format FORMAT --output PATH\n\n"
+    "Writes what a checkpoint trained, or another file, as a file for another program (import is the reverse).\n"
+    "CHECKPOINT is a folder such as RUN/checkpoints/step-00000500, or a run folder (its newest checkpoint is taken);\n"
+    "FILE a hypernetwork, embedding, LoRA or base.\n\n"
     "  ldmtune export runs/pencil/checkpoints/step-00000400 --format a1111 --output pencil.pt\n"
     "  ldmtune export runs/zorp --format diffusers --output learned_embeds.safetensors\n"
+    "  ldmtune export style.safetensors --format kohya --base models/my-base --output style-kohya.safetensors\n"
     "  ldmtune export runs/subject --format diffusers --output subject-model\n"
+    "  ldmtune export runs/subject --format ldm --dtype fp16 --output subject.safetensors\n"
     "  ldmtune export models/my-base --format ldm --dtype fp16 --output my-base.safetensors\n"
     "  ldmtune export my-base.safetensors --format diffusers --base.tokenizer models/my-base --output my-base\n\n"
     "Options [default]:\n";
 
-struct ExportOptions {
-  std::string format = "a1111";
-  std::string name;
-  std::string token;
-  bool inference = false;
-  std::filesystem::path base;
-  std::string dtype;
-  BaseConfig base_options;
-  std::filesystem::path output;
-};
-
-void declare(OptionTable& t, ExportOptions& o) {
-  t.add("format", o.format, "",
+void declare(OptionTable& t, Conversion& c) {
+  c.format = "a1111";
+  t.add("format", c.format, "",
         "Hypernetworks: a1111, a .pt for AUTOMATIC1111's web UI and for ComfyUI, or a .safetensors. Embeddings: a1111 "
-        "(.pt), diffusers "
-        "(.safetensors) or kohya (.pt, .safetensors). LoRAs: diffusers or kohya (.safetensors)");
-  t.add("output", o.output, "", "File to write; one that is there is not written over");
-  t.add("name", o.name, "", "Name of a hypernetwork or LoRA that the web UI shows (empty: the one trained under)");
-  t.add("inference", o.inference, "",
+        "(.pt), diffusers (.safetensors) or kohya (.pt, .safetensors). LoRAs: diffusers or kohya (.safetensors). Whole "
+        "models: diffusers (a folder) or ldm (one .safetensors)");
+  t.add("output", c.output, "", "File or folder to write; one that is there is not written over");
+  t.add("name", c.name, "", "Name of a hypernetwork or LoRA that the web UI shows (empty: the one trained under)");
+  t.add("inference", c.inference, "",
         "Hypernetworks: leave dropout out, which ComfyUI would keep active; layers are numbered anew");
-  t.add("base", o.base, "", "Dreambooth: where the base lies that was trained on (empty: where it lay then)");
-  t.add("dtype", o.dtype, "",
+  t.add("base", c.base, "",
+        "Dreambooth: where the base lies that was trained on (empty: where it lay then). LoRA files: a base of their "
+        "kind, which names their layers");
+  t.add("variant", c.variant, "", "Weight files' variant of a base's folder, e.g. fp16");
+  t.add("dtype", c.dtype, "",
         "Whole models: type of the weights, fp32 | fp16 | bf16 (empty: a base's as stored, what was trained in fp32)");
-  declare(t, o.base_options);
-  t.add("token", o.token, "", "Of several words of a textual inversion, the one to write (empty: all)");
-}
-
-void check(const CommandLine& line, const ExportOptions& options) {
-  if (line.positional.size() != 1) {
-    fail_input("export: expected one CHECKPOINT, found ", line.positional.size(), "; see ldmtune export --help");
-  }
-  if (options.output.empty()) fail_input("option output is missing: give --output FILE");
-  if (std::filesystem::exists(options.output)) {
-    fail_input("option output: ", options.output.string(), " is there already and is not written over");
-  }
-  const std::filesystem::path folder = options.output.has_parent_path() ? options.output.parent_path() : ".";
-  if (!std::filesystem::is_directory(folder)) fail_input("option output: folder ", folder.string(), " does not exist");
+  declare(t, c.base_options);
+  t.add("token", c.token, "",
+        "Of several words of a textual inversion, the one to write (empty: all); of a file's only one, its new name");
 }
 
 std::filesystem::path checkpoint_in(const std::filesystem::path& given) {
@@ -107,31 +93,10 @@ adapt::HypernetworkSpec spec_of(const train::CheckpointState& state, const std::
   return adapt::HypernetworkSpec::from_config(config.hypernetwork, widths);
 }
 
-void check_hypernetwork_options(const ExportOptions& options) {
-  if (options.format != "a1111") {
-    fail_input("option format: expected a1111 (for hypernetworks the one there is), found \"", options.format, "\"");
-  }
-  const std::string extension = options.output.extension().string();
-  if (extension != ".pt" && extension != ".safetensors") {
-    fail_input("option output: expected a file name ending in .pt or .safetensors, found ", options.output.string());
-  }
-}
-
-/// From one of the two formats to the other, or without dropout.
-void convert_hypernetwork(const std::filesystem::path& file, const ExportOptions& options) {
-  const at::NoGradGuard no_grad;
-  check_hypernetwork_options(options);
-  const adapt::HypernetworkFile read = adapt::read_hypernetwork(file);
-  read.network->export_file(*read.arena, options.output,
-                            {options.name.empty() ? read.name : options.name, read.step, read.base_sha256,
-                             read.base_name, options.inference});
-  LDMTUNE_LOG(info) << "wrote " << options.output.string() << " (step " << read.step << ")";
-}
-
 void export_hypernetwork(const train::CheckpointState& state, const store::TensorMap& parameters,
-                         const std::filesystem::path& checkpoint, const ExportOptions& options) {
+                         const std::filesystem::path& checkpoint, const Conversion& options) {
   const std::filesystem::path file = checkpoint / "parameters.safetensors";
-  check_hypernetwork_options(options);
+  check_hypernetwork_output(options.format, options.output);
   const adapt::Hypernetwork network(spec_of(state, widths_of(parameters, file), checkpoint));
   const optim::Arena arena(network.parameters());
   const store::TensorMap views = arena.parameter_views();
@@ -150,21 +115,7 @@ void export_hypernetwork(const train::CheckpointState& state, const store::Tenso
                        state.base_name, options.inference});
 }
 
-void export_model(const train::CheckpointState& state, const store::TensorMap& parameters,
-                  const std::filesystem::path& checkpoint, const ExportOptions& options) {
-  if (options.format == "ldm") {
-    write_base(trained_parts(state, parameters, checkpoint, options.base), base_of(state, options.base),
-               options.base_options, options.format, options.dtype, options.output);
-    return;
-  }
-  const at::ScalarType dtype = parse_weight_type(options.dtype.empty() ? "fp32" : options.dtype);
-  if (options.format != "diffusers") {
-    fail_input("option format: expected diffusers (a folder) for a model's weights, found \"", options.format, "\"");
-  }
-  export_diffusers_folder(state, parameters, checkpoint, options.base, dtype, options.output);
-}
-
-void export_checkpoint(const std::filesystem::path& checkpoint, const ExportOptions& options) {
+void export_checkpoint(const std::filesystem::path& checkpoint, const Conversion& options) {
   const at::NoGradGuard no_grad;
   const train::CheckpointState state = train::read_checkpoint_state(checkpoint);
   // With optim.use_ema the average is what was measured.
@@ -176,7 +127,8 @@ void export_checkpoint(const std::filesystem::path& checkpoint, const ExportOpti
   } else if (state.config.at("method") == "textual_inversion") {
     export_embeddings(state, parameters, checkpoint, options.format, options.token, options.output);
   } else if (state.config.at("method") == "dreambooth") {
-    export_model(state, parameters, checkpoint, options);
+    export_model(state, parameters, checkpoint, {options.base, options.base_options}, options.format, options.dtype,
+                 options.output);
   } else {
     export_hypernetwork(state, parameters, checkpoint, options);
   }
@@ -186,7 +138,7 @@ void export_checkpoint(const std::filesystem::path& checkpoint, const ExportOpti
 }  // namespace
 
 ExitCode run_export(const Arguments& arguments, comm::Communicator& comm) {
-  ExportOptions options;
+  Conversion options;
   OptionTable table;
   declare(table, options);
   if (wants_help(arguments)) {
@@ -195,17 +147,19 @@ ExitCode run_export(const Arguments& arguments, comm::Communicator& comm) {
   }
   const CommandLine line = parse_command_line(arguments);
   table.set(line.settings);
-  check(line, options);
+  if (line.positional.size() != 1) {
+    fail_input("export: expected one CHECKPOINT or FILE, found ", line.positional.size(),
+               "; see ldmtune export --help");
+  }
+  check_output(options.output);
   pipeline::run_together(comm, [&] {
     if (comm.rank() != 0) return;
-    const std::filesystem::path given = line.positional.front();
-    if (is_base(given, options.format)) {
-      export_base(given, options.base_options, options.format, options.dtype, options.output);
+    options.given = line.positional.front();
+    if (is_base_folder(options.given) || std::filesystem::is_regular_file(options.given)) {
+      convert(is_base_folder(options.given) ? FileKind::base : kind_of(options.given), options);
       LDMTUNE_LOG(info) << "wrote " << options.output.string();
-    } else if (std::filesystem::is_regular_file(given) && options.format == "a1111") {
-      convert_hypernetwork(given, options);
     } else {
-      export_checkpoint(checkpoint_in(given), options);
+      export_checkpoint(checkpoint_in(options.given), options);
     }
   });
   return ExitCode::done;

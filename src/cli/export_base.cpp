@@ -1,6 +1,8 @@
 #include "cli/export_base.h"
 
-#include "cli/export_model.h"
+#include <vector>
+
+#include "cli/convert.h"
 #include "core/error.h"
 #include "model/base_model.h"
 #include "pipeline/dataset_writer.h"
@@ -28,40 +30,81 @@ fs::path tokenizer_of(const fs::path& base, const BaseConfig& config, const std:
 }  // namespace
 
 at::ScalarType parse_stored_type(const std::string& name) {
-  return name.empty() ? at::ScalarType::Undefined : parse_weight_type(name);
+  if (name.empty()) return at::ScalarType::Undefined;
+  if (name == "fp32") return at::kFloat;
+  if (name == "fp16") return at::kHalf;
+  if (name == "bf16") return at::kBFloat16;
+  fail_input("option dtype: expected fp32, fp16 or bf16, found '", name, "'");
 }
 
-bool is_base(const fs::path& given, const std::string& format) {
+bool is_base_folder(const fs::path& given) {
   std::error_code ignored;
-  if (fs::is_regular_file(given / "model_index.json", ignored)) return true;
-  return fs::is_regular_file(given, ignored) && (format == "ldm" || format == "diffusers");
+  return fs::is_regular_file(given / "model_index.json", ignored);
 }
+
+void check_output(const fs::path& output) {
+  if (output.empty()) fail_input("option output is missing: give --output FILE");
+  if (fs::exists(output)) {
+    fail_input("option output: ", output.string(), " is there already and is not written over");
+  }
+  const fs::path folder = output.has_parent_path() ? output.parent_path() : ".";
+  if (!fs::is_directory(folder)) fail_input("option output: folder ", folder.string(), " does not exist");
+}
+
+namespace {
+
+/// What a diffusers folder holds besides networks, tokenizers and schedule: ["library", "Class"] in model_index.json.
+std::vector<std::string> other_components(const model::BaseParts& parts) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : parts.model_index.items()) {
+    const bool is_component = value.is_array() && value.size() == 2 && value[0].is_string();
+    const bool is_written = parts.networks.contains(name) || name.starts_with("tokenizer") || name == "scheduler";
+    if (is_component && !is_written) names.push_back(name);
+  }
+  return names;
+}
+
+void write_folder(model::BaseParts parts, const fs::path& base, const BaseConfig& config, at::ScalarType type,
+                  const fs::path& output) {
+  const auto tokenizer = [&](const std::string& name) { return tokenizer_of(base, config, name); };
+  tokenizer("tokenizer");  // before anything is written
+  if (parts.networks.contains("text_encoder_2")) tokenizer("tokenizer_2");
+  std::vector<std::string> copied;
+  for (const std::string& name : other_components(parts)) {
+    if (fs::is_directory(base / name)) {
+      copied.push_back(name);
+    } else {
+      parts.model_index[name] = {nullptr, nullptr};
+    }
+  }
+  pipeline::PartialFolder partial(output);
+  model::write_base_folder(partial.path(), parts, type, tokenizer);
+  for (const std::string& name : copied) {
+    fs::copy(base / name, partial.path() / name, fs::copy_options::recursive);  // what links point to: caches are links
+  }
+  partial.commit();
+}
+
+}  // namespace
 
 void write_base(const model::BaseParts& parts, const fs::path& base, const BaseConfig& config,
                 const std::string& format, const std::string& dtype, const fs::path& output) {
   const at::ScalarType type = parse_stored_type(dtype);
   if (format == "ldm") {
-    if (output.extension() != ".safetensors") {
-      fail_input("option output: expected a file name ending in .safetensors, found ", output.string());
-    }
+    expect_safetensors(output);
     model::write_single_file(output, parts, type);
-    return;
-  }
-  if (format != "diffusers") {
+  } else if (format == "diffusers") {
+    write_folder(parts, base, config, type, output);
+  } else {
     fail_input("option format: expected ldm (one .safetensors file) or diffusers (a folder) for a whole model, found '",
                format, "'");
   }
-  const auto tokenizer = [&](const std::string& name) { return tokenizer_of(base, config, name); };
-  tokenizer("tokenizer");  // before anything is written
-  if (parts.networks.contains("text_encoder_2")) tokenizer("tokenizer_2");
-  pipeline::PartialFolder partial(output);
-  model::write_base_folder(partial.path(), parts, type, tokenizer);
-  partial.commit();
 }
 
-void export_base(const fs::path& base, const BaseConfig& config, const std::string& format, const std::string& dtype,
-                 const fs::path& output) {
-  write_base(model::read_base_parts(base, model::options_of(config, "")), base, config, format, dtype, output);
+void export_base(const fs::path& base, const BaseConfig& config, const std::string& variant, const std::string& format,
+                 const std::string& dtype, const fs::path& output) {
+  parse_stored_type(dtype);  // before anything is read
+  write_base(model::read_base_parts(base, model::options_of(config, variant)), base, config, format, dtype, output);
 }
 
 }  // namespace ldmtune::cli

@@ -1,6 +1,7 @@
 #include "cli/export_lora.h"
 
 #include "adapt/lora_file.h"
+#include "cli/convert.h"
 #include "core/config.h"
 #include "core/error.h"
 
@@ -10,9 +11,7 @@ void export_lora(const train::CheckpointState& state, const store::TensorMap& pa
                  const std::filesystem::path& checkpoint, const std::string& format, const std::string& name,
                  const std::filesystem::path& output) {
   const adapt::LoraLayout layout = adapt::parse_lora_layout(format);
-  if (output.extension() != ".safetensors") {
-    fail_input("option output: expected a file name ending in .safetensors, found ", output.string());
-  }
+  expect_safetensors(output);
   TrainConfig config;
   OptionTable table;
   declare(table, config);

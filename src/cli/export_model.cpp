@@ -3,15 +3,12 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "adapt/dreambooth.h"
 #include "adapt/merge.h"
-#include "core/config.h"
+#include "cli/export_base.h"
 #include "core/error.h"
-#include "pipeline/dataset_writer.h"
-#include "store/files.h"
-#include "store/safetensors.h"
+#include "model/base_model.h"
 
 namespace ldmtune::cli {
 namespace {
@@ -33,98 +30,64 @@ TrainConfig config_of(const train::CheckpointState& state) {
   return config;
 }
 
-/// Components whose weights are not the base folder's any more.
+/// Whether a component's weights are not the base's any more.
 bool differs(const std::string& component, const train::CheckpointState& state, const store::TensorMap& parameters) {
   if (!option_of(state, "base.merge").empty()) return true;
   return std::any_of(parameters.begin(), parameters.end(),
                      [&](const auto& parameter) { return parameter.first.rfind(component + ".", 0) == 0; });
 }
 
-void write_weights(const fs::path& file, store::TensorMap tensors, at::ScalarType dtype) {
-  for (auto& [key, tensor] : tensors) tensor = tensor.detach().to(at::kCPU, dtype).contiguous();
-  store::write_safetensors(file, tensors, {{"format", "pt"}});
+/// How the checkpoint's run read its base, and where that lies now.
+BasePlace place_of(const TrainConfig& config, const BasePlace& given) {
+  BasePlace place{config.base, config.base_options};
+  if (!given.base.empty()) place.base = given.base;
+  if (!given.options.tokenizer.empty()) place.options.tokenizer = given.options.tokenizer;
+  if (!given.options.vae.empty()) place.options.vae = given.options.vae;
+  return place;
 }
 
-/// What links point to is copied: cache snapshots are links.
-void copy_folder(const fs::path& from, const fs::path& to) { fs::copy(from, to, fs::copy_options::recursive); }
-
-void write_component(const std::string& component, const model::BaseModel& trained, at::ScalarType dtype,
-                     const fs::path& output) {
-  fs::create_directories(output / component);
-  fs::copy_file(trained.folder / component / "config.json", output / component / "config.json");
-  const char* stem = component == "unet" ? "diffusion_pytorch_model.safetensors" : "model.safetensors";
-  write_weights(output / component / stem, *adapt::parameters_of(trained, component), dtype);
-}
-
-}  // namespace
-
-fs::path base_of(const train::CheckpointState& state, const fs::path& given) {
-  return given.empty() ? fs::path(option_of(state, "base")) : given;
-}
-
-at::ScalarType parse_weight_type(const std::string& name) {
-  if (name == "fp32") return at::kFloat;
-  if (name == "fp16") return at::kHalf;
-  if (name == "bf16") return at::kBFloat16;
-  fail_input("option dtype: expected fp32, fp16 or bf16, found '", name, "'");
-}
-
+/// UNet and text encoders with the trained weights in place, f32. Errors: InputError if the base is another one.
 model::BaseModel load_trained_model(const train::CheckpointState& state, const store::TensorMap& parameters,
-                                    const fs::path& checkpoint, const fs::path& given) {
-  const fs::path folder = base_of(state, given);
-  if (!fs::exists(folder)) {
-    fail_input("option base: ", folder.string(), ", the base of ", checkpoint.string(),
-               ", is not there; give --base with where it lies now");
-  }
-  const TrainConfig config = config_of(state);
-  model::BaseModelOptions options = model::options_of(config.base_options, config.variant);
+                                    const fs::path& checkpoint, const BasePlace& place, const std::string& variant) {
+  model::BaseModelOptions options = model::options_of(place.options, variant);
   options.vae = false;
-  model::BaseModel base = model::load_base_model(folder, options);
+  model::BaseModel base = model::load_base_model(place.base, options);
   adapt::merge_into(base, option_of(state, "base.merge"));
   if (base.sha256 != state.base_sha256) {
     fail_input("option base: ", checkpoint.string(), " was trained on ", state.base_name, " (",
-               state.base_sha256.substr(0, 12), "), but ", folder.string(), " is another (", base.sha256.substr(0, 12),
-               ")");
+               state.base_sha256.substr(0, 12), "), but ", place.base.string(), " is another (",
+               base.sha256.substr(0, 12), ")");
   }
   adapt::load_trained_weights(parameters, checkpoint / "parameters.safetensors", base);
   return base;
 }
 
-model::BaseParts trained_parts(const train::CheckpointState& state, const store::TensorMap& parameters,
-                               const fs::path& checkpoint, const fs::path& given) {
-  const model::BaseModel trained = load_trained_model(state, parameters, checkpoint, given);
-  const TrainConfig config = config_of(state);
-  model::BaseParts parts =
-      model::read_base_parts(base_of(state, given), model::options_of(config.base_options, config.variant));
-  for (auto& [name, network] : parts.networks) {
-    if (adapt::parameters_of(trained, name) && differs(name, state, parameters)) {
-      network.tensors = *adapt::parameters_of(trained, name);
-    }
-  }
-  return parts;
-}
+}  // namespace
 
-void export_diffusers_folder(const train::CheckpointState& state, const store::TensorMap& parameters,
-                             const fs::path& checkpoint, const fs::path& given, at::ScalarType dtype,
-                             const fs::path& output) {
-  const fs::path folder = base_of(state, given);
-  if (fs::is_regular_file(folder)) {
-    fail_input("option format: diffusers needs a base in the diffusers layout, whose other components it copies; ",
-               folder.string(), " is a single file");
+void export_model(const train::CheckpointState& state, const store::TensorMap& parameters, const fs::path& checkpoint,
+                  const BasePlace& given, const std::string& format, const std::string& dtype, const fs::path& output) {
+  if (format != "diffusers" && format != "ldm") {
+    fail_input("option format: expected diffusers (a folder) or ldm (one file) for a model's weights, found \"", format,
+               "\"");
   }
-  const model::BaseModel trained = load_trained_model(state, parameters, checkpoint, folder);
-  const nlohmann::json model_index = store::read_json(folder / "model_index.json");
-  pipeline::PartialFolder partial(output);
-  fs::copy_file(folder / "model_index.json", partial.path() / "model_index.json");
-  for (const auto& [component, value] : model_index.items()) {
-    if (!fs::is_directory(folder / component)) continue;
-    if (adapt::parameters_of(trained, component) && differs(component, state, parameters)) {
-      write_component(component, trained, dtype, partial.path());
-    } else {
-      copy_folder(folder / component, partial.path() / component);
-    }
+  parse_stored_type(dtype);  // before anything is read
+  const TrainConfig config = config_of(state);
+  const BasePlace place = place_of(config, given);
+  if (!fs::exists(place.base)) {
+    fail_input("option base: ", place.base.string(), ", the base of ", checkpoint.string(),
+               ", is not there; give --base with where it lies now");
   }
-  partial.commit();
+  const model::BaseModel trained = load_trained_model(state, parameters, checkpoint, place, config.variant);
+  model::BaseParts parts = model::read_base_parts(place.base, model::options_of(place.options, config.variant));
+  for (auto& [name, network] : parts.networks) {
+    const store::TensorMap* weights = adapt::parameters_of(trained, name);
+    if (weights != nullptr && differs(name, state, parameters)) network.tensors = *weights;
+  }
+  if (config.noise.rescale_betas_zero_snr) {
+    parts.scheduler_config["rescale_betas_zero_snr"] = true;
+    parts.scheduler_config["timestep_spacing"] = "trailing";
+  }
+  write_base(parts, place.base, place.options, format, dtype, output);
 }
 
 }  // namespace ldmtune::cli

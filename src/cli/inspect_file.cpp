@@ -3,8 +3,7 @@
 #include <fstream>
 #include <map>
 
-#include "adapt/hypernetwork.h"
-#include "adapt/textual_inversion_file.h"
+#include "cli/inspect_kinds.h"
 #include "core/options.h"
 #include "store/files.h"
 #include "store/image.h"
@@ -35,14 +34,9 @@ std::string shape_text(at::IntArrayRef shape) {
   return text + ")";
 }
 
-template <class Numbers>
-std::string list_text(const Numbers& numbers) {
-  std::string text;
-  for (const auto number : numbers) text += (text.empty() ? "" : ", ") + format_number(static_cast<double>(number));
-  return text;
-}
-
 std::string describe_safetensors(const fs::path& file) {
+  const FileKind kind = kind_of(file);
+  if (kind != FileKind::other) return describe_kind(kind, file);
   store::Metadata metadata;
   const auto tensors = store::read_safetensors_header(file, &metadata);
   std::map<std::string, std::int64_t> elements;
@@ -62,34 +56,6 @@ std::string describe_safetensors(const fs::path& file) {
   return text + fact("sha256", store::sha256_file(file));
 }
 
-std::string describe_hypernetwork(const fs::path& file) {
-  const adapt::HypernetworkFile read = adapt::read_hypernetwork(file);
-  const adapt::HypernetworkSpec& spec = read.network->spec();
-  std::string text = "hypernetwork (AUTOMATIC1111 .pt)\n";
-  text += fact("name", read.name) + fact("step", read.step) + fact("layer structure", list_text(spec.layer_structure));
-  text += fact("activation", spec.activation + (spec.activate_output ? ", after the last layer too" : ""));
-  text += fact("layer norm", spec.layer_norm ? "yes" : "no") + fact("weight init", spec.weight_init);
-  text += fact("dropout", spec.dropout_structure.empty() ? "none" : list_text(spec.dropout_structure));
-  text += fact("context widths", list_text(spec.widths)) + fact("parameters", read.arena->trainable_elements());
-  if (!read.base_name.empty()) text += fact("trained on", read.base_name);
-  if (!read.base_sha256.empty()) text += fact("base sha256", read.base_sha256);
-  return text;
-}
-
-std::string describe_embeddings(const fs::path& file) {
-  std::string text = "textual inversion embedding\n";
-  const auto embeddings = adapt::read_embeddings(file);
-  for (const adapt::Embedding& embedding : embeddings) {
-    const at::Tensor& second = embedding.second_vectors;
-    text +=
-        fact("token " + embedding.token, cat(embedding.vectors.size(0), " vectors ", embedding.vectors.size(1), " wide",
-                                             second.defined() ? cat(" and ", second.size(1), " wide") : ""));
-  }
-  text += fact("step", embeddings.front().step);
-  if (!embeddings.front().base_name.empty()) text += fact("trained on", embeddings.front().base_name);
-  return text;
-}
-
 std::string value_text(const store::PyValue& value) {
   if (value.is_none()) return "None";
   if (const auto* flag = value.get_if<bool>()) return *flag ? "True" : "False";
@@ -104,30 +70,18 @@ std::string value_text(const store::PyValue& value) {
   return cat("dict of ", value.get_if<store::PyDict>()->items.size());
 }
 
-bool is_hypernetwork(const store::PyDict& dict) {
-  for (const auto& [key, value] : dict.items) {
-    if (key.get_if<std::int64_t>() && value.get_if<store::PyTuple>()) return true;
-  }
-  return false;
-}
-
 std::string describe_torch(const fs::path& file) {
+  const FileKind kind = kind_of(file);
+  if (kind != FileKind::other) return describe_kind(kind, file);
   const store::PyValue value = store::read_torch_file(file);
   const auto* dict = value.get_if<store::PyDict>();
-  std::string text;
-  if (dict && is_hypernetwork(*dict)) {
-    text = describe_hypernetwork(file);
-  } else if (dict && (dict->find("string_to_param") || dict->find("emb_params"))) {
-    text = describe_embeddings(file);
-  } else if (dict) {
-    text = "torch file\n";
-    for (std::size_t i = 0; i < std::min(dict->items.size(), kMostListed); ++i) {
-      text += cat("    ", value_text(dict->items[i].first), ": ", value_text(dict->items[i].second), "\n");
-    }
-    if (dict->items.size() > kMostListed) text += cat("    ... and ", dict->items.size() - kMostListed, " more\n");
-  } else {
-    text = "torch file\n" + fact("holds", value_text(value));
+  std::string text = "torch file\n";
+  if (dict == nullptr) text += fact("holds", value_text(value));
+  const std::size_t items = dict == nullptr ? 0 : dict->items.size();
+  for (std::size_t i = 0; i < std::min(items, kMostListed); ++i) {
+    text += cat("    ", value_text(dict->items[i].first), ": ", value_text(dict->items[i].second), "\n");
   }
+  if (items > kMostListed) text += cat("    ... and ", items - kMostListed, " more\n");
   return text + fact("sha256", store::sha256_file(file));
 }
 

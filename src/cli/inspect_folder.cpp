@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/inspect_file.h"
+#include "cli/inspect_kinds.h"
 #include "core/options.h"
 #include "data/latent_dataset.h"
 #include "diffusion/noise_schedule.h"
@@ -56,13 +57,19 @@ std::string describe_base(const fs::path& folder) {
   for (const std::int64_t width : base.unet->context_widths())
     widths += (widths.empty() ? "" : ", ") + std::to_string(width);
   const std::int64_t pixels = base.unet->sample_size() * base.vae->downscale_factor();
-  std::string text = "base model\n" + fact("picture size", cat(pixels, "x", pixels, " pixels"));
+  const std::string family = family_of_width(base.unet->cross_attention_dim());
+  std::string text = "base model (diffusers folder)\n" + (family.empty() ? "" : fact("for", family)) +
+                     fact("picture size", cat(pixels, "x", pixels, " pixels"));
   text +=
       fact("prediction", schedule.prediction_type() == diffusion::PredictionType::epsilon ? "epsilon" : "v_prediction");
   text += fact("context widths", widths) + fact("tokens a chunk", base.model_max_length);
   text += fact("UNet", cat(elements_of(base.unet->parameters()), " parameters, sha256 ", base.unet_sha256));
   text += fact("text encoder",
                cat(elements_of(base.text_encoder->parameters()), " parameters, sha256 ", base.text_encoder_sha256));
+  if (base.text_encoder_2) {
+    text += fact("second text encoder", cat(elements_of(base.text_encoder_2->parameters()), " parameters, sha256 ",
+                                            base.text_encoder_2_sha256));
+  }
   text += fact("VAE", cat(elements_of(base.vae->parameters()), " parameters, ", base.vae->downscale_factor(),
                           "x smaller latents, scaling factor ", format_number(base.vae->scaling_factor()), ", sha256 ",
                           base.vae_sha256));
@@ -74,8 +81,11 @@ std::string describe_checkpoint(const fs::path& folder) {
   std::string text = "checkpoint, all checksums hold\n" + fact("step", state.step) + fact("name", state.adapter_name);
   text += fact("trained on", state.base_name + " (sha256 " + state.base_sha256 + ")") +
           fact("dataset sha256", state.dataset_sha256);
+  if (!state.init_sha256.empty()) text += fact("started from a file with sha256", state.init_sha256);
+  const auto found = state.config.find("method");
+  const std::string method = found == state.config.end() ? "" : found->second;
   for (const auto& [option, value] : state.config) {
-    if (option == "method" || option.rfind("hypernetwork.", 0) == 0) text += fact(option, value);
+    if (option == "method" || option.starts_with(method + ".")) text += fact(option, value);
   }
   return text;
 }

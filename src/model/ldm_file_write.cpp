@@ -42,6 +42,7 @@ BaseParts read_base_parts(const fs::path& base, const BaseModelOptions& options)
   BaseParts parts;
   parts.model_index = files.model_index;
   parts.scheduler_config = files.scheduler_config;
+  if (!options.prediction_type.empty()) parts.scheduler_config["prediction_type"] = options.prediction_type;
   for (const char* name : {"unet", "vae", "text_encoder", "text_encoder_2"}) {
     if (name != std::string("text_encoder_2") || files.two_text_encoders) parts.networks[name] = files.read(name);
   }

@@ -99,6 +99,10 @@ def test_long_prompts_warn_unless_they_have_chunks(tmp_path):
     (["--prompt", "x", "--y", "steps=1,two"], ["option y", "steps", "two"]),
     (["--prompt", "x", "--z", "sampler=ddim,dpm"], ["option z", "dpm", "dpmpp_2m"]),
     (["--prompt", "x", "--z", "seed=1,,2"], ["option z", "seed"]),
+    (["--prompt", "x", "--y", "lora_strength=0,1"], ["option y", "lora_strength", "--lora"]),
+    (["--prompt", "x", "--y", "embedding_strength=0,1"], ["option y", "--embedding"]),
+    (["--prompt", "x", "--embedding", "/no/such.pt", "--x", "strength=0,1", "--prompt_weights", "false"],
+     ["option x", "--prompt_weights"]),
     (["--prompt", "x", "--x", "checkpoint=/no/such.pt"], ["/no/such.pt"]),
     (["--prompt", "x", "--clip_skip", "5"], ["clip_skip", "4"]),
     (["--prompt", "x", "--hypernetwork", "/no/such.pt"], ["/no/such.pt"]),
@@ -125,7 +129,7 @@ def test_bad_places(tmp_path):
 
 
 def test_help():
-    for command in ("prepare", "sample", "inspect", "export"):
+    for command in ("prepare", "sample", "inspect", "export", "import"):
         output = run([command, "--help"])
         assert f"ldmtune {command}" in output and "Usage" in output
         assert output.count("\n  ldmtune ") + output.count("\n  mpirun ") >= 1, "an example"

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 
+import h5py
 import pytest
 import torch
+from random_bases import xl_pipeline
+from safetensors.torch import save_file
 from test_generate import BINARY, SOURCE, error, pipeline, reference, sample  # noqa: F401 (a fixture)
 
 sys.path.insert(0, str(SOURCE / "analysis"))
@@ -29,9 +32,9 @@ def network(width, generator, layer_norm, dropout):
     return state
 
 
-def write_hypernetwork(file, seed, layer_norm=False, dropout=False):
+def write_hypernetwork(file, seed, layer_norm=False, dropout=False, widths=(128, 160, 192)):
     generator = torch.Generator().manual_seed(seed)
-    content = {w: tuple(network(w, generator, layer_norm, dropout) for _ in "kv") for w in (128, 160, 192)}
+    content = {w: tuple(network(w, generator, layer_norm, dropout) for _ in "kv") for w in widths}
     content.update(step=1, name=file.stem, layer_structure=[1.0, 2.0, 1.0], activation_func="relu", is_layer_norm=layer_norm,
                    weight_initialization="Normal", sd_checkpoint=None, sd_checkpoint_name=None, activate_output=False,
                    use_dropout=dropout, dropout_structure=[0, 0.3 if dropout else 0, 0], last_layer_dropout=False,
@@ -84,10 +87,47 @@ def test_several_act_one_after_the_other(pipeline, tmp_path):  # noqa: F811
     assert error(other_order, in_order) > 2e-3
 
 
+def test_sdxl_with_two_of_them_at_once(tmp_path):
+    """One a `.pt` with dropout, which is left out, the other ldmtune's `.safetensors`; both strengths may change later."""
+    pipe = xl_pipeline(tmp_path / "xl")
+    widths = sorted({module.in_features for name, module in pipe.unet.named_modules() if name.endswith(".to_k")})
+    assert 112 in widths and len(widths) > 2
+    first = write_hypernetwork(tmp_path / "a.pt", 1, dropout=True, widths=widths)
+    second = tmp_path / "b.safetensors"
+    subprocess.run([BINARY, "export", write_hypernetwork(tmp_path / "b.pt", 2, layer_norm=True, widths=widths), "--output", second], check=True)
+    prompt, steps, guidance = "a red rocket!", 4, 5.0
+    subprocess.run([BINARY, "sample", "--base", tmp_path / "xl", "--prompt", prompt, "--num_inference_steps", str(steps), "--sampler",
+                    "euler", "--guidance_scale", str(guidance), "--hypernetwork", f"{first}:0.7", "--hypernetwork", f"{second}:0.3",
+                    "--trace", tmp_path / "t.h5"], check=True)
+    with h5py.File(tmp_path / "t.h5") as file:
+        noise, ours = (torch.from_numpy(file[name][0]) for name in ("initial_noise", "final_latent"))
+
+    def latent():
+        call = dict(num_inference_steps=steps, guidance_scale=guidance, latents=noise[None].clone(), output_type="latent")
+        return pipe(prompt, width=noise.shape[-1] * pipe.vae_scale_factor, height=noise.shape[-2] * pipe.vae_scale_factor, **call).images[0]
+
+    plain = latent()
+    loaded = [load_hypernetwork(pipe, first, 1.0), load_hypernetwork(pipe, second, 1.0)]
+    loaded[0].strength, loaded[1].strength = 0.7, 0.3
+    with_both = latent()
+    assert error(ours, with_both) < 1e-3
+    assert error(plain, with_both) > 1e-2
+    for hypernetwork in loaded:
+        hypernetwork.remove()
+    assert torch.equal(latent(), plain)
+
+
 def test_what_is_none_is_refused(pipeline, tmp_path):  # noqa: F811
     torch.save({"string_to_param": {}}, tmp_path / "embedding.pt")
     with pytest.raises(ValueError, match="no hypernetwork"):
         load_hypernetwork(pipeline, tmp_path / "embedding.pt")
+    save_file({"emb_params": torch.ones(2, 8)}, tmp_path / "embedding.safetensors")
+    with pytest.raises(ValueError, match="no hypernetwork"):
+        load_hypernetwork(pipeline, tmp_path / "embedding.safetensors")
+    content = torch.load(write_hypernetwork(tmp_path / "skip.pt", 1), weights_only=True)
+    torch.save({**content, "skip_connection": True}, tmp_path / "skip.pt")
+    with pytest.raises(ValueError, match="skip_connection"):
+        load_hypernetwork(pipeline, tmp_path / "skip.pt")
     torch.save({8: ({"linear.0.weight": torch.ones(8, 8), "linear.0.bias": torch.ones(8)},) * 2}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="width"):
         load_hypernetwork(pipeline, tmp_path / "other.pt")
