@@ -142,6 +142,22 @@ def test_a_sweep_survives_a_requeue_a_preemption_and_a_killed_node(cluster, data
     assert "nothing to submit" in cluster.submit("--pack", "4", config)
 
 
+def test_the_rungs_of_successive_halving_follow_each_other(cluster, data, tmp_path):
+    config = write_config(tmp_path, data, seeds="0", steps=6)
+    halving = ["--sweep.halving_factor", "2", "--sweep.halving_min_steps", "3"]
+    said = cluster.submit("--pack", "2", config, *halving)
+    assert "rungs 0 1, one after the other" in said
+    cluster.wait_for_all(120)
+    said = cluster.status(config)
+    assert "4 trials: 2 done, 2 stopped" in said and "rung 0, after update 3" in said
+    rows = list(csv.DictReader((tmp_path / "sweep/results.csv").open(newline="")))
+    assert sorted((row["status"], row["steps"]) for row in rows) == [("done", "6")] * 2 + [("stopped", "3")] * 2
+    logs = sorted(path.name for path in (tmp_path / "sweep/slurm/001").glob("rung-*.log"))
+    assert logs == ["rung-0-0.log", "rung-0-1.log", "rung-1-0.log"]
+    assert "2 stopped by successive halving" in (tmp_path / "sweep/report.html").read_text()
+    assert "nothing to submit" in cluster.submit("--pack", "2", config, *halving)
+
+
 # A program that, as on a login node without MPI, starts in jobs only, and says what the jobs gave it.
 WRAPPER = """#!/bin/sh
 [ -n "$SLURM_JOB_ID" ] || exit 127
