@@ -122,8 +122,26 @@ Embedding read_pair(const std::filesystem::path& file, const Contents& contents)
   return embedding;
 }
 
+/// Several of SDXL's pairs; none where the file holds something else.
+std::vector<Embedding> read_pairs(const std::filesystem::path& file, const Contents& contents) {
+  std::map<std::string, Contents> by_word;
+  for (const auto& [key, tensor] : contents.tensors) {
+    const std::size_t dot = key.rfind('.');
+    const std::string part = dot == std::string::npos ? "" : key.substr(dot + 1);
+    if (part != "clip_l" && part != "clip_g") return {};
+    by_word[key.substr(0, dot)].tensors.emplace(part, tensor);
+  }
+  std::vector<Embedding> embeddings;
+  for (const auto& [word, pair] : by_word) {
+    embeddings.push_back(read_pair(file, pair));
+    embeddings.back().token = word;
+  }
+  return embeddings;
+}
+
 std::vector<Embedding> read_all(const std::filesystem::path& file, Contents& contents) {
   if (contents.tensors.count("clip_l") || contents.tensors.count("clip_g")) return {read_pair(file, contents)};
+  if (std::vector<Embedding> pairs = read_pairs(file, contents); !pairs.empty()) return pairs;
   if (contents.tensors.count("emp_params") && contents.tensors.erase("emp_params_out")) {
     LDMTUNE_LOG(warning) << file.string()
                          << ": emp_params_out (OneTrainer's vectors behind the text encoder) is left out";
@@ -193,11 +211,14 @@ PyDict a1111_dict(const Embedding& embedding) {
 }
 
 void write_safetensors(const std::filesystem::path& file, const std::vector<Embedding>& embeddings, bool by_word) {
+  const Embedding& first = embeddings.front();
+  const bool several_pairs = embeddings.size() > 1 && first.second_vectors.defined();
   store::TensorMap tensors;
   for (const Embedding& embedding : embeddings) {
-    tensors.merge(tensors_of(embedding, by_word ? embedding.token : "emb_params"));
+    for (const auto& [key, tensor] : tensors_of(embedding, by_word ? embedding.token : "emb_params")) {
+      tensors.emplace((several_pairs ? embedding.token + "." : "") + key, tensor);
+    }
   }
-  const Embedding& first = embeddings.front();
   store::Metadata metadata{{"format", "pt"}, {"step", std::to_string(first.step)}};
   // Where no key is the word; peers take the file's name for it.
   if (!by_word || first.second_vectors.defined()) metadata["name"] = first.token;
@@ -216,8 +237,7 @@ void write_embeddings(const std::filesystem::path& file, EmbeddingFormat format,
     }
     fail_input(file.string(), ": expected a file name ending in ", expected, " for this format of embeddings");
   };
-  const bool pair = embeddings.front().second_vectors.defined();
-  if (embeddings.size() > 1 && (pair || format != EmbeddingFormat::diffusers)) {
+  if (embeddings.size() > 1 && format != EmbeddingFormat::diffusers) {
     fail_input(file.string(), ": this format holds one embedding, and ", embeddings.size(),
                " were trained; write each by "
                "its token, or all in the format diffusers");

@@ -9,6 +9,7 @@
 // | kohya        | {emb_params: (n, D)}; SDXL {clip_l, clip_g}                                                     |
 // | diffusers    | {<word>: (n, D) or (D)}, learned_embeds.safetensors or .bin                                     |
 // | OneTrainer   | {emp_params: (n, D)[, emp_params_out]}                                                          |
+// | ldmtune      | several words of SDXL's, for which no peer has a layout: {<word>.clip_l, <word>.clip_g, ...}    |
 
 #include <ATen/ATen.h>
 
@@ -38,8 +39,8 @@ enum class EmbeddingFormat { a1111, diffusers, kohya };
 EmbeddingFormat parse_embedding_format(const std::string& name);
 
 /// Writes atomically: A1111 a .pt; diffusers a .safetensors; kohya either, by the file's extension. Only diffusers'
-/// layout holds several words. SDXL's pair is {clip_l, clip_g} in every format. Errors: InputError for an extension
-/// that the format has not, or several words.
+/// layout holds several words. SDXL's pair is {clip_l, clip_g} in every format, several are {<word>.clip_l, ...} in
+/// diffusers'. Errors: InputError for an extension that the format has not, or several words.
 void write_embeddings(const std::filesystem::path& file, EmbeddingFormat format,
                       const std::vector<Embedding>& embeddings);
 

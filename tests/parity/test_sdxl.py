@@ -133,6 +133,27 @@ def test_an_embedding_of_one_encoder_is_refused(base, lora, tmp_path):
     assert not (tmp_path / "x.png").exists() and not (tmp_path / "run").exists()
 
 
+def test_two_words_train_and_draw(base, lora, tmp_path):
+    """The checkpoint holds both, and draws what the files of each draw together."""
+    run(["train", "--method", "textual_inversion", "--base", base[0], "--data", lora.parents[3] / "set", "--output", tmp_path / "run",
+         "--textual_inversion.placeholder_token", "<zorp> | <gleep>", "--textual_inversion.num_vectors", "2,1",
+         "--textual_inversion.initializer_text", "ab | c", "--caption.template", "<zorp> on <gleep>", "--train.max_train_steps", 1,
+         "--train.global_batch_size", 2, "--validation.steps", 0])
+    checkpoint = tmp_path / "run/checkpoints/step-00000001"
+    assert {name: tuple(value.shape) for name, value in load_file(checkpoint / "run.safetensors").items()} == {
+        "<zorp>.clip_l": (2, 48), "<zorp>.clip_g": (2, 64), "<gleep>.clip_l": (1, 48), "<gleep>.clip_g": (1, 64)}
+    words = []
+    for token in ("<zorp>", "<gleep>"):
+        file = tmp_path / f"{token}.safetensors"
+        run(["export", tmp_path / "run", "--format", "kohya", "--token", token, "--output", file])
+        words += ["--embedding", f"{file}={token}"]
+    prompt = ["--prompt", "<gleep> and <zorp>", "--num_inference_steps", 1]
+    apart = sample(tmp_path, base[0], *prompt, *words)
+    together = sample(tmp_path, base[0], *prompt, "--embedding", checkpoint / "run.safetensors")
+    assert torch.equal(apart["context"], together["context"])
+    assert not torch.equal(sample(tmp_path, base[0], *prompt)["context"], together["context"])
+
+
 def test_components_of_two_models_are_refused(base, tmp_path):
     folder = tmp_path / "mixed"
     base[1].save_pretrained(folder)

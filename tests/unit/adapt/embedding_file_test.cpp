@@ -165,6 +165,26 @@ TEST_F(EmbeddingFileTest, ReadsAndWritesThePairOfSDXL) {
   EXPECT_NE(refusal(write("uneven.safetensors", uneven)).find("found 2 and 3"), std::string::npos);
 }
 
+TEST_F(EmbeddingFileTest, ReadsAndWritesSeveralPairsOfSDXL) {
+  std::vector<Embedding> written(2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    const auto count = static_cast<std::int64_t>(i) + 1;
+    written[i].token = i == 0 ? "v1.5" : "zorp";
+    written[i].vectors = normals({count, 8}, 1);
+    written[i].second_vectors = normals({count, 12}, 2);
+  }
+  write_embeddings(path("pairs.safetensors"), EmbeddingFormat::diffusers, written);
+  const std::vector<Embedding> read = read_embeddings(path("pairs.safetensors"));
+  ASSERT_EQ(read.size(), 2U);
+  for (std::size_t i = 0; i < 2; ++i) {
+    expect_same(read[i], written[i]);
+    EXPECT_TRUE(at::equal(read[i].second_vectors, written[i].second_vectors));
+  }
+  EXPECT_THROW(write_embeddings(path("pairs.pt"), EmbeddingFormat::a1111, written), InputError);
+  const auto half = write("half.safetensors", store::TensorMap{{"zorp.clip_l", normals({2, 8}, 1)}});
+  EXPECT_NE(refusal(half).find("only clip_l"), std::string::npos);
+}
+
 TEST_F(EmbeddingFileTest, RefusesWhatIsNoEmbedding) {
   const auto expect = [&](const std::filesystem::path& file, const std::string& text) {
     const std::string message = refusal(file);
