@@ -232,6 +232,8 @@ def _unfinished(sweep: Sweep) -> str:
         kind = {"failed": "worse", "interrupted": "tied"}.get(run.status, "plain")
         rows.append(("", [escape(run.name), html.badge(kind, run.status), _options(run), escape(run.reason) or "–"]))
     note = "<code>ldmtune sweep … run</code> tries failed trials again and goes on with interrupted ones."
+    if sweep.plan.get("rungs"):
+        note += " Trials that failed in a rung that is judged have lost and are not tried again."
     left = len(sweep.unfinished) - len(listed)
     note += f" {left} more are not shown." if left else ""
     return html.section("Not done", html.table(["<<trial", "<<status", "<<options", "<<reason"], rows), note)

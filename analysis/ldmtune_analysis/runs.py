@@ -93,9 +93,15 @@ class Run:
 
     @property
     def tflops(self) -> float:
-        """Floating-point operations of training and validation, as `ldmtune sweep plan` counted them, in 10^12."""
+        """Floating-point operations of training and validation, as `ldmtune sweep plan` counted them, in 10^12; of a
+        stopped run in proportion to its updates."""
         value = self.planned.get("tflops")
-        return float(value) if isinstance(value, (int, float)) else math.nan
+        if not isinstance(value, (int, float)):
+            return math.nan
+        if self.status != "stopped":
+            return float(value)
+        length = str(self.planned.get("length", ""))
+        return float(value) * self.score("steps") / int(length) if length.isdigit() and int(length) > 0 else math.nan
 
     def measure(self, key: str) -> float:
         """A score, or "tflops", or "gap": held-out minus training concepts."""

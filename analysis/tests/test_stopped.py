@@ -26,6 +26,12 @@ def test_it_is_neither_done_nor_unfinished(sweep):
     assert row["status"] == "stopped" and row["steps"] == 100 and row["reason"].startswith("rung 1")
 
 
+def test_what_it_cost_is_what_it_trained(sweep):
+    for run in sweep.runs:
+        run.planned["tflops"] = 9.0
+    assert [run.tflops for run in sweep.runs] == [9.0, 9.0, 9.0, pytest.approx(3.0)]
+
+
 def test_the_report_lists_it_apart(sweep):
     page = render(sweep)
     assert "3 of 4 trials done" in page and "1 stopped by successive halving" in page
