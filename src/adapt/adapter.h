@@ -42,16 +42,19 @@ class Adapter {
   virtual bool trains_text_encoder() const { return false; }
   /// Writes the exchange format of this method (A1111 .pt ...) atomically.
   struct ExportInfo {
-    std::string name;  ///< what users see in the web UI
+    std::string name = {};  ///< what users see in the web UI
     std::int64_t step = 0;
-    std::string base_sha256;  ///< sd_checkpoint
-    std::string base_name;
+    std::string base_sha256 = {};  ///< sd_checkpoint
+    std::string base_name = {};
     /// Leave out what only training uses (dropout), for readers that would keep it active.
     bool inference_only = false;
   };
   virtual void export_file(const optim::Arena& arena, const std::filesystem::path& file,
                            const ExportInfo& info) const = 0;
   virtual std::string file_extension() const = 0;  ///< ".pt"
+  /// Whether the exchange file holds the parameters as they are: then a checkpoint's own file of them is written by
+  /// export_file, without names that would differ between equal runs, and is the exchange file.
+  virtual bool exports_plain_parameters() const { return false; }
 };
 
 }  // namespace ldmtune::adapt

@@ -117,12 +117,19 @@ Dreambooth Dreambooth::from_config(const DreamboothConfig& config, std::int64_t 
   for (const auto& [component, key] : select(config, clip_skip, shapes_of(base))) {
     weights.push_back({component, key, parameters_of(base, component)->at(key)});
   }
-  for (const BaseWeight& weight : weights) {
-    if (weight.tensor.scalar_type() == at::kFloat) continue;
-    fail_input("option train.mixed_precision: dreambooth trains in fp32 (no), found a base in ",
-               weight.tensor.toString());
-  }
   return Dreambooth(std::move(weights));
+}
+
+void cast_networks(const model::BaseModel& base, at::ScalarType dtype) {
+  const at::NoGradGuard no_grad;
+  for (const std::string component : {"unet", "text_encoder", "text_encoder_2"}) {
+    const store::TensorMap* parameters = parameters_of(base, component);
+    if (!parameters) continue;
+    // The handle shares its implementation with the module's.
+    for (const auto& [key, tensor] : *parameters) {
+      if (tensor.scalar_type() != dtype) tensor.set_data(tensor.to(dtype));
+    }
+  }
 }
 
 std::vector<optim::ParameterSpec> dreambooth_parameters(const DreamboothConfig& config, std::int64_t clip_skip,
@@ -152,7 +159,13 @@ void Dreambooth::initialize(const optim::Arena& arena, std::uint64_t) const {
 }
 
 void Dreambooth::bind(optim::Arena& arena) const {
-  for (const BaseWeight& weight : weights_) arena.adopt(weight.full_name(), weight.tensor);
+  for (const BaseWeight& weight : weights_) {
+    if (weight.tensor.scalar_type() == at::kFloat) {
+      arena.adopt(weight.full_name(), weight.tensor);
+    } else {
+      arena.adopt_copy(weight.full_name(), weight.tensor);
+    }
+  }
 }
 
 std::unique_ptr<model::ModelHooks> Dreambooth::hooks(const optim::Arena&, ForwardContext) const {
@@ -168,13 +181,14 @@ void Dreambooth::export_file(const optim::Arena& arena, const std::filesystem::p
                              const ExportInfo& info) const {
   store::TensorMap tensors = arena.parameter_views();
   for (auto& [name, tensor] : tensors) tensor = tensor.detach().cpu().contiguous();
-  store::write_safetensors(file, tensors,
-                           {{"format", "pt"},
-                            {"ldmtune.method", "dreambooth"},
-                            {"ldmtune.name", info.name},
-                            {"ldmtune.step", std::to_string(info.step)},
-                            {"ldmtune.base", info.base_name},
-                            {"ldmtune.base_sha256", info.base_sha256}});
+  store::Metadata metadata{{"format", "pt"},
+                           {"ldmtune.method", "dreambooth"},
+                           {"ldmtune.name", info.name},
+                           {"ldmtune.step", std::to_string(info.step)},
+                           {"ldmtune.base", info.base_name},
+                           {"ldmtune.base_sha256", info.base_sha256}};
+  std::erase_if(metadata, [](const auto& entry) { return entry.second.empty(); });
+  store::write_safetensors(file, tensors, metadata);
 }
 
 const at::Tensor& weight_of(const model::BaseModel& base, const std::string& name, const at::Tensor& values,

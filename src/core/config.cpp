@@ -35,8 +35,9 @@ void declare_train(OptionTable& t, RunConfig& c) {
   t.add("train.stop_after", c.stop_after, "updates",
         "Checkpoint after this many updates of this process and exit with 85 (0: off)");
   t.add("train.mixed_precision", c.mixed_precision, "",
-        "no: fp32; bf16, fp16: the frozen model computes in that type, weights and gradients stay fp32; fp16 scales "
-        "the loss and skips updates whose gradients overflow");
+        "no: fp32; bf16, fp16: the model computes in that type, what trains and its gradients' sums stay fp32 "
+        "(dreambooth: "
+        "the model gets rounded copies); fp16 scales the loss and skips updates whose gradients overflow");
   t.add("train.gradient_checkpointing", c.gradient_checkpointing, "",
         "Dreambooth: compute the UNet's activations again in backward instead of keeping them: less memory, about a "
         "third slower");

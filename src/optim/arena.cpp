@@ -1,7 +1,10 @@
 #include "optim/arena.h"
 
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
 
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -25,6 +28,24 @@ std::int64_t element_count(const ParameterSpec& spec) {
 
 at::Tensor view_of(const at::Tensor& flat, const ArenaEntry& entry) {
   return flat.narrow(0, entry.offset, entry.elements).view(entry.spec.shape);
+}
+
+/// What backward left at a narrower copy goes to the fp32 parameter at once.
+struct AddToParameter final : torch::autograd::PostAccumulateGradHook {
+  explicit AddToParameter(at::Tensor owner) : parameter(std::move(owner)) {}
+  void operator()(const at::Tensor& copy) override {
+    const at::NoGradGuard no_grad;
+    parameter.mutable_grad().add_(copy.grad());
+    copy.mutable_grad().reset();
+  }
+  at::Tensor parameter;
+};
+
+void check_fits(const std::string& name, const at::Tensor& leaf, const at::Tensor& tensor, bool is_right_type,
+                const char* type) {
+  if (leaf.sizes() == tensor.sizes() && is_right_type && tensor.device() == leaf.device()) return;
+  fail("parameter '", name, "': expected ", type, " of shape ", leaf.sizes(), ", found ", tensor.toString(), " of ",
+       tensor.sizes());
 }
 
 }  // namespace
@@ -83,10 +104,7 @@ void Arena::use_gradients(at::Tensor flat) {
 void Arena::adopt(const std::string& name, const at::Tensor& tensor) {
   const at::NoGradGuard no_grad;
   const at::Tensor& leaf = parameter(name);
-  if (leaf.sizes() != tensor.sizes() || tensor.scalar_type() != at::kFloat || tensor.device() != leaf.device()) {
-    fail("parameter '", name, "': expected f32 of shape ", leaf.sizes(), ", found ", tensor.toString(), " of ",
-         tensor.sizes());
-  }
+  check_fits(name, leaf, tensor, tensor.scalar_type() == at::kFloat, "f32");
   const at::Tensor view = leaf.detach();
   view.copy_(tensor);
   const at::Tensor gradient = leaf.grad();
@@ -95,6 +113,22 @@ void Arena::adopt(const std::string& name, const at::Tensor& tensor) {
   tensor.requires_grad_(true);
   tensor.mutable_grad() = gradient;
   leaves_[name] = tensor;
+}
+
+void Arena::adopt_copy(const std::string& name, const at::Tensor& tensor) {
+  const at::Tensor& leaf = parameter(name);
+  const bool is_narrower = tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
+  check_fits(name, leaf, tensor, is_narrower, "bf16 or f16");
+  tensor.requires_grad_(true);
+  torch::autograd::impl::set_post_acc_grad_hooks(tensor, std::make_unique<AddToParameter>(leaf));
+  copies_[name] = tensor;
+  const at::NoGradGuard no_grad;
+  tensor.copy_(leaf);
+}
+
+void Arena::refresh_copies() {
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, copy] : copies_) copy.copy_(parameter(name));
 }
 
 std::int64_t Arena::trainable_elements() const {

@@ -47,6 +47,12 @@ class Arena {
   /// Makes a tensor that a module holds the parameter of this name: its values move into the flat buffer, its memory
   /// becomes a view of it, and gradients reach it where it is used. Errors: Error for an unknown name or another shape.
   void adopt(const std::string& name, const at::Tensor& tensor);
+  /// For a tensor of a narrower type that a module computes with: it becomes a rounded copy of the parameter of this
+  /// name. Backward adds its gradients, as it comes to them, to the parameter's in fp32 and keeps none beside. Errors: as
+  /// adopt.
+  void adopt_copy(const std::string& name, const at::Tensor& tensor);
+  /// Rounds all copies anew; call it when parameters changed.
+  void refresh_copies();
   /// Points gradients at another flat buffer (a fresh leaf of the canonical tree); backward accumulates into it.
   void use_gradients(at::Tensor flat);
 
@@ -57,6 +63,7 @@ class Arena {
   std::vector<ArenaEntry> entries_;
   at::Tensor parameters_, gradients_;
   store::TensorMap leaves_;
+  store::TensorMap copies_;  ///< in a narrower type, by the name of what they are copies of
 };
 
 }  // namespace ldmtune::optim

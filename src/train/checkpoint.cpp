@@ -22,6 +22,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::int64_t kLargestExport = std::int64_t{1} << 30;  // bytes; larger exchange files are made by `export`
+constexpr const char* kParametersFile = "parameters.safetensors";
+constexpr const char* kAverageFile = "ema.safetensors";
 
 json layout_of(const optim::Arena& arena) {
   json layout = json::array();
@@ -88,17 +90,30 @@ void restore_numbers(const json& state, Trial& trial) {
 
 void write_shared_files(const fs::path& folder, const Trial& trial, const at::Tensor& average,
                         const CheckpointState& state, int ranks) {
-  store::write_safetensors(folder / "parameters.safetensors", to_cpu(trial.arena->parameter_views()));
+  write_parameters(folder, trial, average, state);
   json whole_state = to_json(state, *trial.arena, ranks);
   whole_state.update(numbers_of(trial));
   store::write_json(folder / "state.json", whole_state);
-  if (average.defined()) store::write_safetensors(folder / "ema.safetensors", to_cpu(trial.arena->views_of(average)));
-  if (trial.arena->trainable_elements() * 4 < kLargestExport) {
-    const EmaWeights averaged(trial, average);
-    trial.adapter->export_file(*trial.arena, folder / export_file_name(trial, state.adapter_name),
-                               {state.adapter_name, state.step, state.base_sha256, state.base_name});
-  }
 }
+/// Parameters, their average where there is one, and the exchange file where neither of them is it already.
+void write_parameters(const fs::path& folder, const Trial& trial, const at::Tensor& average,
+                      const CheckpointState& state) {
+  const adapt::Adapter& adapter = *trial.adapter;
+  if (adapter.exports_plain_parameters()) {
+    const adapt::Adapter::ExportInfo info{.step = state.step, .base_sha256 = state.base_sha256};
+    adapter.export_file(*trial.arena, folder / kParametersFile, info);
+    const EmaWeights averaged(trial, average);
+    if (average.defined()) adapter.export_file(*trial.arena, folder / kAverageFile, info);
+    return;
+  }
+  store::write_safetensors(folder / kParametersFile, to_cpu(trial.arena->parameter_views()));
+  if (average.defined()) store::write_safetensors(folder / kAverageFile, to_cpu(trial.arena->views_of(average)));
+  if (trial.arena->trainable_elements() * 4 >= kLargestExport) return;
+  const EmaWeights averaged(trial, average);
+  adapter.export_file(*trial.arena, folder / export_file_name(trial, state.adapter_name),
+                      {state.adapter_name, state.step, state.base_sha256, state.base_name});
+}
+
 
 void write_manifest(const fs::path& folder) {
   json files = json::object();
@@ -187,6 +202,7 @@ void write_checkpoint(const fs::path& run_folder, const Trial& trial, const Chec
   const fs::path partial = folder.string() + ".partial";
   const bool is_root = comm.rank() == 0;
   const at::Tensor average = whole_average(trial, comm);
+  if (trial.adapter->exports_plain_parameters()) return trial.ema ? kAverageFile : kParametersFile;
   // Three stages that end alike on all ranks: a full disk on one must not leave the others waiting.
   pipeline::run_together(comm, [&] {
     if (!is_root) return;
@@ -266,12 +282,12 @@ void load_checkpoint(const fs::path& checkpoint, Trial& trial) {
   if (state.at("layout") != layout_of(*trial.arena)) {
     fail_input(checkpoint.string(), ": its parameters have other names or shapes than this configuration's");
   }
-  const store::SafetensorsFile parameters = store::read_safetensors(checkpoint / "parameters.safetensors");
+  const store::SafetensorsFile parameters = store::read_safetensors(checkpoint / kParametersFile);
   for (auto& [name, view] : trial.arena->parameter_views()) view.copy_(parameters.tensors.at(name));
   trial.step = state.at("step");
   restore_numbers(state, trial);
   if (trial.ema) {
-    const store::SafetensorsFile averages = store::read_safetensors(checkpoint / "ema.safetensors");
+    const store::SafetensorsFile averages = store::read_safetensors(checkpoint / kAverageFile);
     at::Tensor whole = at::zeros_like(trial.arena->parameters());
     for (auto& [name, view] : trial.arena->views_of(whole)) view.copy_(averages.tensors.at(name));
     trial.ema->average().copy_(whole.slice(0, trial.ema->begin(), trial.ema->end()));
@@ -283,4 +299,5 @@ void load_checkpoint(const fs::path& checkpoint, Trial& trial) {
   }
 }
 
+  trial.arena->refresh_copies();
 }  // namespace ldmtune::train

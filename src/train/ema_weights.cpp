@@ -16,16 +16,19 @@ at::Tensor whole_average(const Trial& trial, comm::Communicator& comm) {
 
 EmaWeights::EmaWeights(const Trial& trial, const at::Tensor& average) {
   if (!average.defined()) return;
-  const at::NoGradGuard no_grad;
-  parameters_ = trial.arena->parameters();
-  trained_ = parameters_.clone();
-  parameters_.copy_(average);
+  arena_ = trial.arena.get();
+  trained_ = arena_->parameters().clone();
+  set(average);
 }
 
 EmaWeights::~EmaWeights() {
-  if (!parameters_.defined()) return;
+  if (arena_) set(trained_);
+}
+
+void EmaWeights::set(const at::Tensor& values) const {
   const at::NoGradGuard no_grad;
-  parameters_.copy_(trained_);
+  arena_->parameters().copy_(values);
+  arena_->refresh_copies();
 }
 
 }  // namespace ldmtune::train

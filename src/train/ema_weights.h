@@ -21,7 +21,10 @@ class EmaWeights {
   EmaWeights& operator=(const EmaWeights&) = delete;
 
  private:
-  at::Tensor parameters_, trained_;
+  void set(const at::Tensor& values) const;
+
+  optim::Arena* arena_ = nullptr;
+  at::Tensor trained_;
 };
 
 }  // namespace ldmtune::train

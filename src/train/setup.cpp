@@ -58,8 +58,6 @@ void check_method(const TrainConfig& config) {
 
 void check_dreambooth(const TrainConfig& config) {
   const DreamboothConfig& d = config.dreambooth;
-  require(config.train.mixed_precision == "no", "train.mixed_precision",
-          "no (dreambooth trains the base's own weights, in fp32)", config.train.mixed_precision);
   require(d.prior_loss_weight >= 0 && std::isfinite(d.prior_loss_weight), "dreambooth.prior_loss_weight", "0 or above",
           format_number(d.prior_loss_weight));
   require(d.num_class_images >= 1, "dreambooth.num_class_images", "1 or more", std::to_string(d.num_class_images));
@@ -117,7 +115,8 @@ namespace {
 
 model::BaseModel load_unmerged_base(const TrainConfig& config, at::Device device) {
   model::BaseModelOptions options = model::options_of(config.base_options, config.variant, device);
-  if (config.train.mixed_precision == "no") return model::load_base_model(config.base, options);
+  // What trains is the base as it is, not rounded: its networks are cast once the arena has it.
+  if (config.train.mixed_precision == "no" || changes_base(config)) return model::load_base_model(config.base, options);
   // The autoencoder draws previews; in bf16 it would band, in fp16 overflow.
   options.unet = options.text = false;
   model::BaseModel autoencoder = model::load_base_model(config.base, options);

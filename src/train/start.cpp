@@ -103,6 +103,7 @@ std::string start_from_file(const TrainConfig& config, const model::BaseModel& b
                             comm::Communicator& comm) {
   const std::string sha256 =
       config.method == "dreambooth" ? start_dreambooth(config, base, trial) : start_beside_base(config, base, trial);
+  trial.arena->refresh_copies();
   attach_optimizer(trial, config, comm);
   LDMTUNE_LOG(info) << "Starting from " << init_from(config).string() << " (sha256 " << sha256.substr(0, 12) << ")";
   return sha256;

@@ -191,6 +191,7 @@ TrialStep Step::update(Trial& trial, double loss) {
   trial.optimizer->step(*trial.arena, result.learning_rates, trial.applied_updates());
   at::Tensor parameters = trial.arena->parameters();
   all_gather(comm_, parameters);
+  trial.arena->refresh_copies();
   if (trial.ema) trial.ema->update(*trial.arena, trial.applied_updates());
   return result;
 }

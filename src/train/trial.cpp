@@ -36,6 +36,11 @@ std::unique_ptr<optim::Optimizer> make_optimizer(const OptimConfig& o, const opt
   fail_input("option optim.optimizer: expected adamw, lion or prodigy, found '", o.optimizer, "'");
 }
 
+at::ScalarType compute_type(const std::string& mixed_precision) {
+  if (mixed_precision == "no") return at::kFloat;
+  return mixed_precision == "fp16" ? at::kHalf : at::kBFloat16;
+}
+
 /// The learning rate of a parameter group as A1111's syntax. Methods with several groups choose here.
 const std::string& learning_rate_of(const TrainConfig& config, const std::string& group) {
   const std::string& of_text_encoder = config.dreambooth.text_encoder_learning_rate;
@@ -97,6 +102,7 @@ Trial make_trial(const TrainConfig& config, const model::BaseModel& base, const 
   trial.arena = std::make_unique<optim::Arena>(trial.adapter->parameters(), device);
   trial.adapter->initialize(*trial.arena, trial.seed);
   trial.adapter->bind(*trial.arena);
+  if (trial.adapter->changes_base()) adapt::cast_networks(base, compute_type(config.train.mixed_precision));
   attach_optimizer(trial, config, comm);
   if (config.train.mixed_precision == "fp16") trial.scaler.emplace();
 

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from support import BASE, checkpoints, prepare, run, sha256
 
@@ -96,6 +96,43 @@ def test_trials_of_a_pack_start_from_the_base_each(dataset, tmp_path):
     assert sha256(alone / "checkpoints/step-00000002/parameters.safetensors") in [sha256(file) for file in packed]
 
 
+def test_a_checkpoint_holds_what_trained_once(dataset, reference, tmp_path):
+    checkpoint = reference / f"checkpoints/step-{STEPS:08d}"
+    weights = sum(value.nbytes for value in load_file(checkpoint / "parameters.safetensors").values())
+    files = {file.name: file.stat().st_size for file in checkpoint.iterdir()}
+    assert set(files) == {"parameters.safetensors", "optimizer-00000-of-00001.safetensors", "state.json", "MANIFEST.json"}
+    assert sum(files.values()) < 3.2 * weights, "the weights and their two moments"
+    result = json.loads((reference / "result.json").read_text())
+    assert result["export"] == f"checkpoints/step-{STEPS:08d}/parameters.safetensors"
+    described = run(["inspect", checkpoint / "parameters.safetensors"])
+    assert "dreambooth" in described and result["base_sha256"] in described
+    run(options(dataset, tmp_path / "run", **{"optim.use_ema": "true", "dreambooth.train_unet": "attention", "train.max_train_steps": "1"}))
+    assert json.loads((tmp_path / "run/result.json").read_text())["export"] == "checkpoints/step-00000001/ema.safetensors"
+
+
+def as_older_versions_wrote_it(checkpoint, name):
+    """The exchange file beside parameters.safetensors, which had no metadata."""
+    tensors = load_file(checkpoint / "parameters.safetensors")
+    save_file(tensors, checkpoint / "parameters.safetensors")
+    save_file(tensors, checkpoint / f"{name}.safetensors", {"format": "pt", "ldmtune.method": "dreambooth"})
+    manifest = json.loads((checkpoint / "MANIFEST.json").read_text())
+    for file in ("parameters.safetensors", f"{name}.safetensors"):
+        manifest["sha256"][file] = sha256(checkpoint / file)
+    (checkpoint / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+def test_older_checkpoints_are_resumed_and_exported(dataset, tmp_path):
+    settings = {"dreambooth.train_unet": "attention", "validation.steps": "0"}
+    run(options(dataset, tmp_path / "new", **settings))
+    run(options(dataset, tmp_path / "old", **settings, **{"train.stop_after": "2"}), code=85)
+    as_older_versions_wrote_it(tmp_path / "old/checkpoints/step-00000002", "old")
+    run(["export", tmp_path / "old", "--format", "diffusers", "--output", tmp_path / "model"])
+    assert "all checksums hold" in run(["inspect", tmp_path / "old"])
+    run(options(dataset, tmp_path / "old", **settings, **{"train.resume_from_checkpoint": "latest"}))
+    last = f"step-{STEPS:08d}"
+    assert checkpoints(tmp_path / "old")[last] == checkpoints(tmp_path / "new")[last]
+
+
 def base_weights(component, file):
     return {name: value.astype(np.float32) for name, value in load_file(BASE / component / file).items()}
 
@@ -134,7 +171,6 @@ def test_exports_refuse_another_base_and_other_formats(dataset, tmp_path):
 @pytest.mark.parametrize("settings, expected", [
     ({"dreambooth.train_unet": "some"}, "option dreambooth.train_unet"),
     ({"dreambooth.train_unet": "none"}, "neither leaves anything to train"),
-    ({"train.mixed_precision": "bf16"}, "option train.mixed_precision"),
     ({"dreambooth.prior_loss_weight": "-1"}, "option dreambooth.prior_loss_weight"),
     ({"dreambooth.text_encoder_learning_rate": "fast"}, "dreambooth.text_encoder_learning_rate"),
     ({"dreambooth.instance_prompt": "a sks dog", "caption.template": "[filewords]"}, "dreambooth.instance_prompt"),

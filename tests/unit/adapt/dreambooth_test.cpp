@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "model/text_conditioning.h"
 #include "store/safetensors.h"
 
 namespace ldmtune::adapt {
@@ -89,6 +90,34 @@ TEST(Dreambooth, WeightsInTheModelAreThoseOfTheArena) {
   EXPECT_TRUE(at::allclose(shifted, prediction + 1, 1e-5, 1e-5));
 }
 
+TEST(Dreambooth, InBf16TheModelHasRoundedCopies) {
+  const model::BaseModel base = fresh_base(), untouched = fresh_base();
+  const Dreambooth adapter = Dreambooth::from_config(settings("attention", true), 1, base);
+  optim::Arena arena(adapter.parameters());
+  adapter.initialize(arena, 7);
+  cast_networks(base, at::kBFloat16);
+  adapter.bind(arena);
+  for (const BaseWeight& weight : adapter.weights()) {
+    const at::Tensor original = parameters_of(untouched, weight.component)->at(weight.key);
+    EXPECT_TRUE(at::equal(arena.parameter(weight.full_name()).detach(), original)) << weight.key;
+    EXPECT_TRUE(at::equal(weight.tensor.detach(), original.to(at::kBFloat16))) << weight.key;
+  }
+  for (const auto& [key, tensor] : base.unet->parameters()) EXPECT_EQ(tensor.scalar_type(), at::kBFloat16) << key;
+
+  const auto forward = [](const model::BaseModel& model) {
+    const at::Tensor noisy = at::linspace(-1, 1, 1024).view({1, 4, 16, 16}), timestep = at::tensor({10}),
+                     ids = at::arange(model.model_max_length).unsqueeze(0);
+    const at::Tensor context = model::encode_text(model, ids, {}).context;
+    return model.unet->forward(noisy, timestep, context).to(at::kFloat);
+  };
+  const at::Tensor prediction = forward(base), exact = forward(untouched);
+  EXPECT_GT((prediction - exact).abs().max().item<float>(), 0);
+  EXPECT_LT((prediction - exact).abs().max().item<float>(), 0.05 * exact.abs().max().item<float>());
+  prediction.square().mean().backward();
+  for (const auto& [name, gradient] : arena.gradient_views()) EXPECT_TRUE(gradient.ne(0).any().item<bool>()) << name;
+  for (const BaseWeight& weight : adapter.weights()) EXPECT_FALSE(weight.tensor.grad().defined()) << weight.key;
+}
+
 TEST(Dreambooth, ItsFileGoesBackIntoABase) {
   const at::NoGradGuard no_grad;
   const model::BaseModel base = fresh_base(), other = fresh_base();
@@ -102,6 +131,9 @@ TEST(Dreambooth, ItsFileGoesBackIntoABase) {
   const store::SafetensorsFile read = store::read_safetensors(file);
   std::filesystem::remove(file);
   EXPECT_EQ(read.metadata.at("ldmtune.step"), "12");
+  adapter.export_file(arena, file, {.step = 12});
+  EXPECT_EQ(store::read_safetensors(file).metadata.count("ldmtune.name"), 0u);
+  std::filesystem::remove(file);
 
   load_trained_weights(read.tensors, file, other);
   for (const auto& [key, tensor] : other.unet->parameters()) {

@@ -43,6 +43,29 @@ TEST(Arena, AdoptsAModulesTensorAsItsParameter) {
   EXPECT_THROW(arena.adopt("c", held), Error);
 }
 
+TEST(Arena, ANarrowerCopyFollowsItsParameterAndSendsItsGradientsBack) {
+  Arena arena(specs());
+  arena.parameters().fill_(1.0f + 1.0f / 512);  // between two numbers of bf16
+  const at::Tensor held = at::zeros({3, 5}, at::kBFloat16), in_a_map = held;
+  arena.adopt_copy("a.weight", in_a_map);
+  EXPECT_EQ(held.to(at::kFloat).sum().item<float>(), 15) << "rounded";
+  EXPECT_EQ(arena.parameters()[0].item<float>(), 1.0f + 1.0f / 512) << "the parameter is not";
+  arena.parameters().fill_(2);
+  arena.refresh_copies();
+  EXPECT_EQ(held.to(at::kFloat).sum().item<float>(), 30);
+
+  // 256 + 1 has no place in bf16: sums are fp32.
+  (held * 256).sum().backward();
+  held.sum().backward();
+  EXPECT_EQ(arena.gradients()[0].item<float>(), 257);
+  EXPECT_FALSE(held.grad().defined());
+  arena.use_gradients(at::zeros({arena.size()}));
+  (held * 2).sum().backward();
+  EXPECT_EQ(arena.gradients().slice(0, 0, 15).sum().item<float>(), 30) << "a fresh buffer";
+  EXPECT_THROW(arena.adopt_copy("a.weight", at::zeros({3, 5})), Error);
+  EXPECT_THROW(arena.adopt_copy("a.bias", held), Error);
+}
+
 TEST(Arena, ParametersAreLeavesInsideTheFlatBuffer) {
   const Arena arena(specs());
   const at::Tensor& bias = arena.parameter("a.bias");
