@@ -13,6 +13,7 @@
 #include "core/option_text.h"
 #include "core/random.h"
 #include "sweep/grid.h"
+#include "sweep/guards.h"
 
 namespace ldmtune::sweep {
 namespace {
@@ -37,6 +38,11 @@ std::optional<DrawText> draw_text(const std::string& text) {
     if (function == known) return DrawText{function, text.substr(open + 1, last - open - 1)};
   }
   return std::nullopt;
+}
+
+/// Options whose own text is a list with bars.
+bool is_list(const std::string& option) {
+  return option == "sample.prompts" || option == "dreambooth.class_prompt" || option == "validation.adjacent_prompts";
 }
 
 std::string place_of(const OptionSetting& setting) { return "option " + setting.name + " (" + setting.where + ")"; }
@@ -159,7 +165,15 @@ std::vector<std::uint64_t> seed_list(const std::string& text, const std::string&
 }
 
 VariedOption values_of(const OptionSetting& setting, const SweepConfig& config) {
-  if (setting.name == "sample.prompts") return {setting.name, {setting.text}, setting.where};
+  if (is_list(setting.name)) return {setting.name, {setting.text}, setting.where};
+  if (const auto guarded = guarded_values(setting); !guarded.empty()) {
+    VariedOption option{setting.name, {}, setting.where};
+    for (const GuardedValue& value : guarded) {
+      option.values.push_back(value.text);
+      option.conditions.push_back(value.condition);
+    }
+    return option;
+  }
   if (const auto draw = draw_text(setting.text)) return draws_of(setting, *draw, config);
   std::vector<std::string> values = split_list(setting.text, '|');
   if (values.size() < 2) return {setting.name, {setting.text}, setting.where};

@@ -3,10 +3,12 @@
 // of the axes.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/options.h"
+#include "sweep/conditions.h"
 
 namespace ldmtune::sweep {
 
@@ -18,6 +20,8 @@ struct VariedOption {
   std::vector<std::string> values;  ///< as OptionTable::set takes them
   std::string where;                ///< for errors
   bool drawn = false;               ///< values are random draws
+  /// Where each value counts; empty where all count everywhere.
+  std::vector<std::optional<Condition>> conditions = {};
 };
 
 /// Options that change together: values[i] is the i-th choice, one text an option.
@@ -26,8 +30,8 @@ struct Axis {
   std::vector<std::vector<std::string>> values;
 };
 
-/// The values that a setting gives: `a | b`, or draws such as `log_uniform(1e-4, 1e-2)`, `uniform(a, b)`,
-/// `integer(a, b)` (both ends included) and `choice(a; b; c)`; sample.prompts is always one value. One value: the
+/// The values that a setting gives: `a | b`, `a if option = value | b` (guards.h), or draws such as `log_uniform(1e-4, 1e-2)`, `uniform(a, b)`,
+/// `integer(a, b)` (both ends included) and `choice(a; b; c)`; lists of prompts (sample.prompts, class_prompt, adjacent_prompts) are always one value. One value: the
 /// option does not vary. Draw i of an option is a pure function of (sweep.draw_seed, the option's name, i), so that
 /// more draws leave the earlier ones as they are; numbers are rounded to three significant digits. Errors: InputError
 /// naming option and place (bounds, a draw without sweep.draws).

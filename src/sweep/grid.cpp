@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "core/error.h"
 #include "store/files.h"
+#include "sweep/guards.h"
 
 namespace ldmtune::sweep {
 namespace {
@@ -57,7 +59,7 @@ void separate(Parts& parts, const std::vector<OptionSetting>& settings, const Sw
   for (const OptionSetting& setting : settings) {
     if (belongs_to_sweep(setting.name)) continue;
     const VariedOption option = values_of(setting, config);
-    if (option.values.size() == 1 && !option.drawn) {
+    if (option.values.size() == 1 && !option.drawn && option.conditions.empty()) {
       parts.fixed.push_back(setting);
       continue;
     }
@@ -66,6 +68,31 @@ void separate(Parts& parts, const std::vector<OptionSetting>& settings, const Sw
                  " alternatives; it does not change what is trained");
     }
     parts.varied.push_back(option);
+  }
+}
+
+bool is_guarded(const Parts& parts, const std::string& option) {
+  return std::any_of(parts.varied.begin(), parts.varied.end(),
+                     [&](const auto& one) { return one.name == option && !one.conditions.empty(); });
+}
+
+/// A condition of an alternative may not be about what is decided after it.
+void check_guards(const Parts& parts) {
+  const auto guarded = [&](const std::string& name) { return is_guarded(parts, name); };
+  for (const Condition& condition : parts.conditions) {
+    if (guarded(condition.option) || guarded(condition.referent)) {
+      fail_input("option sweep.conditions: an alternative of ",
+                 guarded(condition.option) ? condition.option : condition.referent,
+                 " has a condition of its own; say all of it there");
+    }
+  }
+  for (const VariedOption& option : parts.varied) {
+    for (const auto& condition : option.conditions) {
+      if (condition && guarded(condition->referent)) {
+        fail_input("option ", option.name, " (", option.where, "): depends on ", condition->referent,
+                   ", whose alternatives have conditions themselves");
+      }
+    }
   }
 }
 
@@ -82,6 +109,7 @@ Parts read_parts(const std::vector<OptionSetting>& settings, const SweepConfig& 
       fail_input("option sweep.conditions: ", name, " is given nowhere, so its condition says nothing");
     }
   }
+  check_guards(parts);
   return parts;
 }
 
@@ -111,14 +139,42 @@ std::vector<OptionSetting> chosen_settings(const Parts& parts, const std::vector
   return chosen;
 }
 
-Trial make_trial(const Parts& parts, const std::vector<std::size_t>& choice) {
+/// Which of an option's alternatives this combination takes.
+std::size_t chosen_place(const Parts& parts, const std::vector<std::size_t>& choice, const std::string& option) {
+  for (std::size_t i = 0; i < choice.size(); ++i) {
+    const std::vector<std::string>& options = parts.axes[i].options;
+    if (std::find(options.begin(), options.end(), option) != options.end()) return choice[i];
+  }
+  return 0;
+}
+
+/// Sets the options whose alternatives have conditions. False where another combination stands for this one.
+bool set_guarded(const Parts& parts, const std::vector<std::size_t>& choice, OptionTable& table, Trial& trial) {
+  std::vector<OptionSetting> settings;
+  for (const VariedOption& option : parts.varied) {
+    if (option.conditions.empty()) continue;
+    const std::size_t place = chosen_place(parts, choice, option.name);
+    const Choice verdict = choose(option.conditions, place, table);
+    if (verdict == Choice::skip) return false;
+    if (verdict == Choice::inactive) trial.inactive.insert(option.name);
+    if (verdict == Choice::set) settings.push_back({option.name, option.values[place], option.where});
+  }
+  table.set(settings);
+  return true;
+}
+
+/// None where another combination stands for this one.
+std::optional<Trial> make_trial(const Parts& parts, const std::vector<std::size_t>& choice) {
   Trial trial;
   OptionTable table;
   ldmtune::declare(table, trial.config);
   const std::vector<OptionSetting> chosen = chosen_settings(parts, choice);
   const std::vector<std::string> conditioned = conditioned_options(parts.conditions);
   for (const OptionSetting& setting : chosen) {
-    if (std::find(conditioned.begin(), conditioned.end(), setting.name) == conditioned.end()) table.set(setting);
+    if (std::find(conditioned.begin(), conditioned.end(), setting.name) == conditioned.end() &&
+        !is_guarded(parts, setting.name)) {
+      table.set(setting);
+    }
   }
   for (const std::string& name : conditioned) {
     const auto setting = std::find_if(chosen.begin(), chosen.end(), [&](const auto& one) { return one.name == name; });
@@ -128,6 +184,7 @@ Trial make_trial(const Parts& parts, const std::vector<std::size_t>& choice) {
       trial.inactive.insert(name);
     }
   }
+  if (!set_guarded(parts, choice, table, trial)) return std::nullopt;
   apply_method_defaults(table, trial.config);
   for (const VariedOption& option : parts.varied) trial.varied.emplace_back(option.name, table.text_of(option.name));
   trial.resolved = identity_text(table);
@@ -197,6 +254,9 @@ void declare(OptionTable& t, SweepConfig& c) {
         "Draw this many validation and this many test captions with the base and the trials (0: none)");
   t.add("sweep.picture_trials", c.picture_trials, "trials",
         "Draw them with the winner and the best others by held-out loss, so many in all (0: with all)");
+  t.add("sweep.strengths", c.strengths, "",
+        "Measure the best trial of each method (of each combination of all but the learning rate) at these strengths "
+        "too, e.g. 0,0.25,0.5,0.75,1: 0 is the untouched base, 1 as trained (empty: none)");
   t.add("sweep.tflops_per_s", c.tflops_per_s, "TFLOP/s",
         "Speed of one rank, to estimate times with (0: from finished trials, else measured here)");
   t.add("sweep.halving_factor", c.halving_factor, "",
@@ -225,7 +285,7 @@ Grid expand_grid(const std::vector<OptionSetting>& settings) {
   std::map<std::string, std::size_t> seen;
   const std::size_t size = grid_size(parts.axes);
   for (std::size_t index = 0; index < size; ++index) {
-    take(grid.trials, seen, make_trial(parts, choice_of(index, parts.axes)), drawn);
+    if (auto trial = make_trial(parts, choice_of(index, parts.axes))) take(grid.trials, seen, std::move(*trial), drawn);
   }
   grid.varied = std::move(parts.varied);
   grid.conditions = std::move(parts.conditions);
