@@ -8,6 +8,10 @@ void declare_data(OptionTable& t, DataConfig& c) {
   t.add("data.subset", c.subset, "images",
         "Train on this many images of the training split (0: all); larger subsets contain smaller ones");
   t.add("data.subset_seed", c.subset_seed, "", "Seed that decides which images a subset takes");
+  t.add(
+      "data.weights", c.weights, "samples",
+      "With several datasets in data: how often one pass takes each sample of each, e.g. 1,0.5 (empty: once; 0 leaves "
+      "a dataset out)");
   t.add("data.latent_sampling", c.latent_sampling, "",
         "once: one posterior sample per image; deterministic: the posterior's mean; random: a fresh posterior sample "
         "each time");
@@ -46,6 +50,18 @@ void declare_train(OptionTable& t, RunConfig& c) {
         "Write an HDF5 audit trace to this file, from which another program can recompute the steps");
   t.add("train.trace_steps", c.trace_steps, "updates", "How many updates the trace holds");
   t.add("train.log_steps", c.log_steps, "updates", "A row of metrics.csv every so many updates");
+}
+
+void declare_stop(OptionTable& t, StopConfig& c) {
+  t.add(
+      "stop.rule", c.rule, "",
+      "none: train max_train_steps; dvar: stop when the loss of some training images at fixed noise has settled (arXiv "
+      "2302.04841)");
+  t.add("stop.every", c.every, "updates", "DVAR: measure that loss every so many updates");
+  t.add("stop.window", c.window, "updates", "DVAR: it has settled when over this many updates ...");
+  t.add("stop.threshold", c.threshold, "", "... its variance is below this part of its variance since the start");
+  t.add("stop.images", c.images, "images",
+        "DVAR: training images that are measured, each at the timesteps of validation.timesteps");
 }
 
 void declare_optim(OptionTable& t, OptimConfig& c) {
@@ -228,7 +244,7 @@ void declare(OptionTable& t, TrainConfig& c) {
   t.add("base", c.base, "",
         "Base model: a folder in the diffusers layout, or a .safetensors or .ckpt file in the LDM layout");
   t.add("variant", c.variant, "", "Weight files' variant, e.g. fp16");
-  t.add("data", c.data, "", "Dataset folder written by ldmtune prepare");
+  t.add("data", c.data, "", "Dataset folder written by ldmtune prepare; several, separated by commas, train together");
   t.add("output", c.output, "", "Run folder");
   t.add(
       "base.merge", c.base_merge, "",
@@ -236,6 +252,7 @@ void declare(OptionTable& t, TrainConfig& c) {
   declare(t, c.base_options);
   declare_data(t, c.data_options);
   declare_train(t, c.train);
+  declare_stop(t, c.stop);
   declare_optim(t, c.optim);
   declare_loss(t, c.loss);
   declare_noise(t, c.noise);

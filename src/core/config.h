@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/options.h"
+#include "core/path_list.h"
 
 namespace ldmtune {
 
@@ -14,6 +15,7 @@ struct DataConfig {
   std::uint64_t seed = 0;
   std::uint64_t subset = 0;
   std::uint64_t subset_seed = 0;
+  std::vector<double> weights;
   std::string latent_sampling = "once";
 };
 
@@ -35,6 +37,15 @@ struct RunConfig {
   std::filesystem::path trace;
   std::int64_t trace_steps = 1;
   std::int64_t log_steps = 1;
+};
+
+/// When training ends before its last update.
+struct StopConfig {
+  std::string rule = "none";
+  std::int64_t every = 10;
+  std::int64_t window = 200;
+  double threshold = 0.15;
+  std::int64_t images = 4;
 };
 
 struct OptimConfig {
@@ -169,10 +180,11 @@ struct TrainConfig {
   std::string base_merge;
   BaseConfig base_options;
   std::string variant;
-  std::filesystem::path data;
+  PathList data;
   std::filesystem::path output;
   DataConfig data_options;
   RunConfig train;
+  StopConfig stop;
   OptimConfig optim;
   LossConfig loss;
   NoiseConfig noise;

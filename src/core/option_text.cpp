@@ -33,10 +33,7 @@ bool needs_quotes(const std::string& text) {
   return text != trimmed(text) || text.find_first_of("#|\"\\;") != std::string::npos;
 }
 
-}  // namespace
-
-std::string quote_value(const std::string& text) {
-  if (!needs_quotes(text)) return text;
+std::string in_quotes(const std::string& text) {
   std::string quoted = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') quoted += '\\';
@@ -44,6 +41,12 @@ std::string quote_value(const std::string& text) {
   }
   return quoted + '"';
 }
+
+}  // namespace
+
+std::string quote_value(const std::string& text) { return needs_quotes(text) ? in_quotes(text) : text; }
+
+std::string PathList::string() const { return print_value(*this); }
 
 std::string unquote(const std::string& text) {
   const std::string_view view = trimmed(text);
@@ -121,6 +124,16 @@ void parse_value(const std::string& text, std::filesystem::path& value) {
   parse_value(text, plain);
   value = plain;
 }
+void parse_value(const std::string& text, PathList& value) {
+  std::string whole;
+  parse_value(text, whole);  // refuses what no option may hold
+  PathList parsed;
+  for (const std::string& path : split_list(text, ',')) {
+    if (path.empty()) throw std::invalid_argument("paths separated by commas");
+    parsed.paths.emplace_back(path);
+  }
+  value = std::move(parsed);
+}
 void parse_value(const std::string& text, std::vector<double>& value) {
   std::vector<double> parsed;
   for (const std::string& piece : split_list(text, ',')) {
@@ -142,6 +155,14 @@ std::string print_value(std::uint64_t value) { return std::to_string(value); }
 std::string print_value(double value) { return format_number(value); }
 std::string print_value(const std::string& value) { return quote_value(value); }
 std::string print_value(const std::filesystem::path& value) { return quote_value(value.string()); }
+std::string print_value(const PathList& value) {
+  std::string text;
+  for (const std::filesystem::path& path : value) {
+    const bool holds_comma = path.string().find(',') != std::string::npos;
+    text += (text.empty() ? "" : ", ") + (holds_comma ? in_quotes(path.string()) : quote_value(path.string()));
+  }
+  return text;
+}
 std::string print_value(const std::vector<double>& value) {
   std::string text;
   for (std::size_t i = 0; i < value.size(); ++i) text += (i ? "," : "") + format_number(value[i]);

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "core/path_list.h"
+
 namespace ldmtune {
 
 void parse_value(const std::string& text, bool& value);
@@ -14,6 +16,7 @@ void parse_value(const std::string& text, std::uint64_t& value);
 void parse_value(const std::string& text, double& value);
 void parse_value(const std::string& text, std::string& value);
 void parse_value(const std::string& text, std::filesystem::path& value);
+void parse_value(const std::string& text, PathList& value);
 void parse_value(const std::string& text, std::vector<double>& value);
 void parse_value(const std::string& text, std::vector<std::string>& value);
 
@@ -23,6 +26,7 @@ std::string print_value(std::uint64_t value);
 std::string print_value(double value);
 std::string print_value(const std::string& value);
 std::string print_value(const std::filesystem::path& value);
+std::string print_value(const PathList& value);
 std::string print_value(const std::vector<double>& value);
 std::string print_value(const std::vector<std::string>& value);
 

@@ -40,6 +40,9 @@ const std::map<std::string, std::string>& peer_names() {
       {"num_vectors_per_token", "textual_inversion.num_vectors"},
       {"learnable_property", "caption.template (jobs/templates holds object.txt and look.txt)"},
       {"max_train_epochs", "train.num_train_epochs"},
+      {"early_stop_eps", "stop.threshold"},
+      {"early_stop_patience", "stop.window"},
+      {"num_repeats", "data.weights (of a dataset), or \"repeats\" in its metadata.jsonl (of an image)"},
       {"save_every_n_steps", "train.checkpointing_steps"},
       {"resume", "train.resume_from_checkpoint"},
       {"validation_prompt", "sample.prompts"},
@@ -118,6 +121,7 @@ template void OptionTable::add(const std::string&, std::uint64_t&, const std::st
 template void OptionTable::add(const std::string&, double&, const std::string&, const std::string&);
 template void OptionTable::add(const std::string&, std::string&, const std::string&, const std::string&);
 template void OptionTable::add(const std::string&, std::filesystem::path&, const std::string&, const std::string&);
+template void OptionTable::add(const std::string&, PathList&, const std::string&, const std::string&);
 template void OptionTable::add(const std::string&, std::vector<double>&, const std::string&, const std::string&);
 template void OptionTable::add(const std::string&, std::vector<std::string>&, const std::string&, const std::string&);
 

@@ -21,7 +21,8 @@ struct OptionSetting {
 class OptionTable {
  public:
   /// `name` is "section.option" or "option". The target's present value is the default. T: bool, int64_t, uint64_t,
-  /// double, std::string, std::filesystem::path, std::vector<double>, std::vector<std::string>. `unit` may be empty.
+  /// double, std::string, std::filesystem::path, PathList, std::vector<double>, std::vector<std::string>. `unit` may be
+  /// empty.
   template <class T>
   void add(const std::string& name, T& target, const std::string& unit, const std::string& help);
 

@@ -37,6 +37,7 @@ enum class Purpose : std::uint32_t {
   caption_tags = 16,      ///< order of a caption's tags
   tag_dropout = 17,       ///< which tags of a caption go; element = the tag's place
   sweep_draw = 19,        ///< seed derived by the option's name; draw = index of the random draw
+  dataset_weight = 20,    ///< which rows of a dataset a pass takes; draw = bucket << 40 | place of the dataset
 };
 
 /// One stream of random words, a pure function of its four fields.

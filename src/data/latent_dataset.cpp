@@ -1,14 +1,10 @@
 #include "data/latent_dataset.h"
 
 #include <algorithm>
-#include <array>
-#include <functional>
-#include <set>
 #include <unordered_map>
 #include <utility>
 
 #include "core/error.h"
-#include "core/random.h"
 #include "data/staging.h"
 #include "store/files.h"
 
@@ -48,8 +44,6 @@ struct LatentDataset::Impl {
   void check_latent_shape(std::uint32_t part, std::uint32_t bucket);
   void sort_samples();
   void assign_captions();
-  std::vector<std::vector<std::size_t>> select(const std::function<bool(const store::SampleRecord&)>& wanted) const;
-  std::vector<std::vector<std::size_t>> repeated(const std::vector<std::vector<std::size_t>>& buckets) const;
 };
 
 void LatentDataset::Impl::verify_checksums(std::uint64_t verify_below) const {
@@ -138,26 +132,6 @@ void LatentDataset::Impl::assign_captions() {
   }
 }
 
-std::vector<std::vector<std::size_t>> LatentDataset::Impl::select(
-    const std::function<bool(const store::SampleRecord&)>& wanted) const {
-  std::vector<std::vector<std::size_t>> buckets(index.buckets.size());
-  for (std::size_t sample = 0; sample < samples.size(); ++sample) {
-    if (wanted(record(samples[sample]))) buckets[samples[sample].bucket].push_back(sample);
-  }
-  return buckets;
-}
-
-std::vector<std::vector<std::size_t>> LatentDataset::Impl::repeated(
-    const std::vector<std::vector<std::size_t>>& buckets) const {
-  std::vector<std::vector<std::size_t>> result(buckets.size());
-  for (std::size_t bucket = 0; bucket < buckets.size(); ++bucket) {
-    for (const std::size_t sample : buckets[bucket]) {
-      result[bucket].insert(result[bucket].end(), captions[sample].repeats, sample);
-    }
-  }
-  return result;
-}
-
 LatentDataset::LatentDataset(const std::filesystem::path& folder, std::uint64_t verify_below)
     : impl_(std::make_unique<Impl>()) {
   impl_->origin = folder;
@@ -187,6 +161,7 @@ const store::BucketSize& LatentDataset::bucket(std::size_t sample) const {
 }
 
 const std::string& LatentDataset::caption(std::size_t sample) const { return impl_->captions.at(sample).text; }
+std::uint64_t LatentDataset::repeats(std::size_t sample) const { return impl_->captions.at(sample).repeats; }
 const std::string& LatentDataset::source(std::size_t sample) const { return impl_->captions.at(sample).source; }
 
 SampleLatent LatentDataset::latent(std::size_t sample) const {
@@ -212,30 +187,11 @@ at::Tensor LatentDataset::mask(std::size_t sample) const {
 }
 
 std::vector<std::vector<std::size_t>> LatentDataset::by_bucket(store::Split split) const {
-  return impl_->select([split](const store::SampleRecord& record) { return record.split == split; });
-}
-
-std::vector<std::vector<std::size_t>> LatentDataset::training_subset(std::uint64_t n, std::uint64_t subset_seed) const {
-  if (n == 0) return impl_->repeated(by_bucket(store::Split::train));
-  using Image = std::array<std::uint8_t, 32>;  // variants of an image share its sha256
-  std::vector<Image> images;                   // in order of their first sample_id
-  std::set<Image> seen;
-  for (const Location& at : impl_->samples) {
-    const store::SampleRecord& record = impl_->record(at);
-    if (record.split == store::Split::train && seen.insert(record.image_sha256).second) {
-      images.push_back(record.image_sha256);
-    }
+  std::vector<std::vector<std::size_t>> buckets(impl_->index.buckets.size());
+  for (std::size_t sample = 0; sample < size(); ++sample) {
+    if (record(sample).split == split) buckets[impl_->samples[sample].bucket].push_back(sample);
   }
-  if (n > images.size()) {
-    fail_input("data.subset: expected at most the ", images.size(), " training images of ", impl_->folder.string(),
-               " (0 takes all), found ", n);
-  }
-  const auto order = permutation({subset_seed, Purpose::subset, 0, 0}, static_cast<std::uint32_t>(images.size()));
-  std::set<Image> chosen;
-  for (std::uint64_t i = 0; i < n; ++i) chosen.insert(images[order[i]]);
-  return impl_->repeated(impl_->select([&chosen](const store::SampleRecord& record) {
-    return record.split == store::Split::train && chosen.count(record.image_sha256) > 0;
-  }));
+  return buckets;
 }
 
 }  // namespace ldmtune::data

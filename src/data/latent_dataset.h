@@ -67,6 +67,8 @@ class LatentDataset {
   const store::SampleRecord& record(std::size_t sample) const;
   const store::BucketSize& bucket(std::size_t sample) const;
   const std::string& caption(std::size_t sample) const;
+  /// How often one pass over the data takes it.
+  std::uint64_t repeats(std::size_t sample) const;
   /// The image file it was made from, relative to the image folder.
   const std::string& source(std::size_t sample) const;
   SampleLatent latent(std::size_t sample) const;
@@ -77,11 +79,6 @@ class LatentDataset {
 
   /// Samples of one split by bucket (outer: index().buckets in order), each in order of sample_id.
   std::vector<std::vector<std::size_t>> by_bucket(store::Split split) const;
-  /// The first n images (with all their variants) of the training split in the order of a keyed permutation: nested for
-  /// growing n. n = 0 takes all. Images are told apart by image_sha256, in order of their first sample_id; image
-  /// permutation(subset_seed, subset, 0, 0)[i] is the i-th to join. A sample with repeats stands there as often, one
-  /// after the other. Errors: InputError if n is above the number of images.
-  std::vector<std::vector<std::size_t>> training_subset(std::uint64_t n, std::uint64_t subset_seed) const;
 
  private:
   struct Impl;

@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "data/latent_dataset.h"
+#include "data/dataset_mix.h"
 #include "optim/schedule.h"
 #include "store/files.h"
 #include "store/safetensors.h"
@@ -182,19 +182,37 @@ std::int64_t images_of(const data::LatentDataset& dataset, store::Split split) {
   return count;
 }
 
+std::int64_t images_of(const data::DatasetMix& mix, store::Split split) {
+  std::int64_t count = 0;
+  for (const auto& dataset : mix.datasets()) count += images_of(*dataset, split);
+  return count;
+}
+
+/// Images that one pass takes; data.subset is spread over the datasets as their images are.
+double images_per_pass(const DataConfig& options, const DataSize& data) {
+  double weighted = 0, all = 0;
+  for (std::size_t i = 0; i < data.training_of.size(); ++i) {
+    const auto images = static_cast<double>(data.training_of[i]);
+    weighted += images * (i < options.weights.size() ? options.weights[i] : 1);
+    all += images;
+  }
+  if (options.subset == 0) return weighted;
+  return static_cast<double>(options.subset) * (all > 0 ? weighted / all : 1);
+}
+
 double updates_of(const TrainConfig& config, const DataSize& data) {
   double updates = static_cast<double>(config.train.max_train_steps);
   if (config.train.num_train_epochs > 0) {
-    const double images = static_cast<double>(
-        config.data_options.subset > 0 ? config.data_options.subset : static_cast<std::uint64_t>(data.training));
-    updates = std::ceil(static_cast<double>(config.train.num_train_epochs) * images /
-                        static_cast<double>(config.train.global_batch_size));
+    const double images =
+        static_cast<double>(config.train.num_train_epochs) * images_per_pass(config.data_options, data);
+    updates = std::ceil(images / static_cast<double>(config.train.global_batch_size));
   }
   const auto last = optim::PiecewiseSchedule(config.optim.learning_rate, "optim.learning_rate").last_update();
   return last ? std::min(updates, static_cast<double>(*last)) : updates;
 }
 
-/// Forwards of all validations: held-out, training and adjacent images every time, test images at both ends.
+/// Forwards of all validations: held-out, training and adjacent images every time, test images at both ends,
+/// those that stop.rule watches.
 double validation_forwards(const TrainConfig& config, const DataSize& data, double updates) {
   const auto limited = [&](std::int64_t images) {
     const std::int64_t limit = config.validation.max_images;
@@ -203,7 +221,11 @@ double validation_forwards(const TrainConfig& config, const DataSize& data, doub
   const double every = static_cast<double>(config.validation.steps);
   const double times = 1 + (every > 0 ? std::ceil(updates / every) : 1);
   const double images = 2 * limited(data.heldout) + limited(data.adjacent);
-  return (images * times + 2 * limited(data.test)) * static_cast<double>(config.validation.timesteps);
+  const StopConfig& stop = config.stop;
+  const double watched = stop.rule == "none" ? 0
+                                             : (1 + std::floor(updates / static_cast<double>(stop.every))) *
+                                                   static_cast<double>(stop.images);
+  return (images * times + 2 * limited(data.test) + watched) * static_cast<double>(config.validation.timesteps);
 }
 
 /// Operations of one forward of what trains: each weight meets every token that its network reads.
@@ -288,11 +310,12 @@ UNetConfig base_unet_config(const fs::path& base) {
 }
 
 DataSize data_size(const TrainConfig& config, const UNetConfig& unet) {
-  DataSize size{unet.sample_size, unet.sample_size};
+  DataSize size;
+  size.latent_height = size.latent_width = unet.sample_size;
   try {
-    const data::LatentDataset dataset(config.data, /*verify_below=*/0);
+    const data::DatasetMix dataset(config.data, /*verify_below=*/0);
     const store::BucketSize* largest = nullptr;
-    for (const store::BucketSize& bucket : dataset.index().buckets) {
+    for (const store::BucketSize& bucket : dataset.buckets()) {
       if (largest == nullptr || bucket.width * bucket.height > largest->width * largest->height) largest = &bucket;
     }
     if (largest != nullptr && dataset.size() > 0) {
@@ -301,7 +324,7 @@ DataSize data_size(const TrainConfig& config, const UNetConfig& unet) {
       size.latent_height = static_cast<std::int64_t>(static_cast<double>(largest->height) / factor);
       size.latent_width = static_cast<std::int64_t>(static_cast<double>(largest->width) / factor);
     }
-    size.training = images_of(dataset, store::Split::train);
+    for (const auto& each : dataset.datasets()) size.training_of.push_back(images_of(*each, store::Split::train));
     size.heldout = images_of(dataset, store::Split::validation);
     size.test = images_of(dataset, store::Split::test);
     if (!config.validation.adjacent.empty()) {

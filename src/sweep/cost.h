@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "model/unet_config.h"
 #include "sweep/grid.h"
@@ -27,7 +28,8 @@ UNetCost unet_cost(const model::UNetConfig& config, std::int64_t height, std::in
 /// What the dataset says that a cost depends on; with unreadable or missing data, the base's own size and no images.
 struct DataSize {
   std::int64_t latent_height = 0, latent_width = 0;  ///< of the largest bucket
-  std::int64_t training = 0, heldout = 0, test = 0, adjacent = 0;
+  std::vector<std::int64_t> training_of;             ///< by dataset
+  std::int64_t heldout = 0, test = 0, adjacent = 0;
 };
 DataSize data_size(const TrainConfig& config, const model::UNetConfig& unet);
 

@@ -15,7 +15,7 @@
 #include "core/log.h"
 #include "core/progress.h"
 #include "data/captions.h"
-#include "data/latent_dataset.h"
+#include "data/dataset_mix.h"
 #include "pipeline/collective.h"
 #include "pipeline/device.h"
 #include "pipeline/encode.h"
@@ -44,10 +44,14 @@ fs::path picture_file(const Grid& grid, const Column& column, const Picture& pic
 
 fs::path export_file(const ResultRow& row) { return row.state.folder / row.state.result.value("export", ""); }
 
-/// The folder of images that `prepare` read; empty where it is unknown or gone.
-fs::path image_folder(const TrainConfig& config) {
-  const fs::path folder = store::read_json(config.data / "index.json").value("images", "");
-  return !folder.empty() && fs::is_directory(folder) ? folder : fs::path();
+/// The folders of images that `prepare` read, one a dataset; none where one is unknown or gone.
+std::vector<fs::path> image_folders(const TrainConfig& config) {
+  std::vector<fs::path> folders;
+  for (const fs::path& dataset : config.data) {
+    folders.emplace_back(store::read_json(dataset / "index.json").value("images", ""));
+    if (folders.back().empty() || !fs::is_directory(folders.back())) return {};
+  }
+  return folders;
 }
 
 json drawing_settings(const TrainConfig& config, const json& result) {
@@ -58,7 +62,7 @@ json drawing_settings(const TrainConfig& config, const json& result) {
           {"guidance_scale", sample.guidance_scale},
           {"sampler", sample.sampler},
           {"base_sha256", result.value("base_sha256", "")},
-          {"dataset_sha256", store::sha256_file(config.data / "index.json")}};
+          {"dataset_sha256", data::datasets_sha256(config.data)}};
 }
 
 json prompt_settings(const CaptionConfig& caption) {
@@ -92,10 +96,10 @@ std::vector<Column> columns_of(const std::vector<const ResultRow*>& rows, bool w
     const json own{prompt_settings(row->trial->config.caption), store::sha256_file(export_file(*row))};
     columns.push_back({row->state.folder.filename().string(), "trial", stamp(own), row});
   }
-  if (!image_folder(config).empty()) {
+  if (!image_folders(config).empty()) {
     columns.push_back({"real", "real", stamp("real")});
   } else if (warn) {
-    LDMTUNE_LOG(warning) << "the real images are left out of the pictures: " << (config.data / "index.json").string()
+    LDMTUNE_LOG(warning) << "the real images are left out of the pictures: index.json of " << config.data.string()
                          << " names no image folder that is there";
   }
   columns.push_back({"roundtrip", "roundtrip", stamp("roundtrip")});
@@ -120,17 +124,15 @@ std::int64_t prepare_folders(const Grid& grid, const std::vector<Column>& column
   return missing;
 }
 
-std::vector<Picture> pictures_of_split(const data::LatentDataset& dataset, store::Split split, std::int64_t limit,
-                                       const std::map<std::uint64_t, std::string>& sources) {
+std::vector<Picture> pictures_of_split(const data::DatasetMix& dataset, store::Split split, std::int64_t limit) {
   std::vector<Picture> pictures;
   for (const auto& bucket : dataset.by_bucket(split)) {
     for (const std::size_t sample : bucket) {
       const store::SampleRecord& record = dataset.record(sample);
       if (record.variant != 0) continue;
-      const auto source = sources.find(record.sample_id);
-      pictures.push_back({sample, record.sample_id, split == store::Split::test ? "test" : "validation",
-                          dataset.caption(sample), source == sources.end() ? "" : source->second,
-                          dataset.bucket(sample).width, dataset.bucket(sample).height});
+      pictures.push_back({sample, dataset.sample_key(sample), split == store::Split::test ? "test" : "validation",
+                          dataset.caption(sample), dataset.source(sample), dataset.bucket(sample).width,
+                          dataset.bucket(sample).height});
     }
   }
   std::sort(pictures.begin(), pictures.end(),
@@ -139,20 +141,17 @@ std::vector<Picture> pictures_of_split(const data::LatentDataset& dataset, store
   return pictures;
 }
 
-std::vector<Picture> choose_pictures(const data::LatentDataset& dataset, std::int64_t limit) {
-  std::map<std::uint64_t, std::string> sources;
-  for (const data::Caption& caption : data::read_captions(dataset.folder()))
-    sources[caption.sample_id] = caption.source;
-  std::vector<Picture> pictures = pictures_of_split(dataset, store::Split::validation, limit, sources);
-  for (Picture& picture : pictures_of_split(dataset, store::Split::test, limit, sources)) pictures.push_back(picture);
+std::vector<Picture> choose_pictures(const data::DatasetMix& dataset, std::int64_t limit) {
+  std::vector<Picture> pictures = pictures_of_split(dataset, store::Split::validation, limit);
+  for (Picture& picture : pictures_of_split(dataset, store::Split::test, limit)) pictures.push_back(picture);
   return pictures;
 }
 
 /// Draws the pictures of one column after the other; models are loaded when the first picture needs them.
 class Painter {
  public:
-  Painter(const TrainConfig& config, const data::LatentDataset& dataset, at::Device device)
-      : config_(config), dataset_(dataset), device_(device), images_(image_folder(config)) {}
+  Painter(const TrainConfig& config, const data::DatasetMix& dataset, at::Device device)
+      : config_(config), dataset_(dataset), device_(device), images_(image_folders(config)) {}
 
   void start(const Column& column) {
     adapter_.reset();
@@ -168,7 +167,8 @@ class Painter {
   /// uint8 (H, W, 3).
   at::Tensor draw(const Picture& picture) {
     if (column_.kind == "real") {
-      const auto real = pipeline::load_and_crop(images_ / picture.source, std::min(picture.width, picture.height));
+      const auto real = pipeline::load_and_crop(images_.at(dataset_.dataset_of(picture.sample)) / picture.source,
+                                                std::min(picture.width, picture.height));
       return store::to_uint8_image(real.pixels);
     }
     if (column_.kind == "roundtrip") {
@@ -241,9 +241,9 @@ class Painter {
   }
 
   const TrainConfig& config_;
-  const data::LatentDataset& dataset_;
+  const data::DatasetMix& dataset_;
   at::Device device_;
-  fs::path images_;
+  std::vector<fs::path> images_;  ///< of each dataset
   std::unique_ptr<model::BaseModel> base_;
   bool base_is_changed_ = false;  ///< it holds the weights of the column's trial, or its tokenizer the words
   std::unique_ptr<pipeline::PromptEncoder> prompts_;
@@ -307,7 +307,7 @@ ExitCode draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, com
       best_of(drawable_rows(rows, first_rank), winner(rows), grid.sweep.picture_trials);
   if (grid.sweep.pictures == 0 || drawable.empty()) return ExitCode::done;
   const TrainConfig& config = drawable.front()->trial->config;
-  const data::LatentDataset dataset(config.data, /*verify_below=*/0);
+  const data::DatasetMix dataset(config.data, /*verify_below=*/0);
   const std::vector<Picture> pictures = choose_pictures(dataset, grid.sweep.pictures);
   const std::vector<Column> columns = columns_of(drawable, first_rank);
   const std::int64_t missing =

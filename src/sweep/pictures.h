@@ -16,9 +16,9 @@ namespace ldmtune::sweep {
 
 /// One held-out image whose caption is drawn.
 struct Picture {
-  std::size_t sample = 0;  ///< index into the dataset
-  std::uint64_t sample_id = 0;
-  std::string split;  ///< "validation" or "test"
+  std::size_t sample = 0;       ///< index into the datasets
+  std::uint64_t sample_id = 0;  ///< DatasetMix::sample_key
+  std::string split;            ///< "validation" or "test"
   std::string caption, source;
   std::int32_t width = 0, height = 0;
 };

@@ -52,7 +52,7 @@ void check_trial(const TrainConfig& config, int ranks) {
   if (config.base.empty()) fail_input("option base: expected a base model's folder, found nothing");
   if (config.data.empty())
     fail_input("option data: expected a dataset folder written by ldmtune prepare, found nothing");
-  data::read_dataset_index(config.data);
+  for (const auto& folder : config.data) data::read_dataset_index(folder);
   if (!config.validation.adjacent.empty()) data::read_dataset_index(config.validation.adjacent);
   data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, ranks);
   const optim::LearningRateSchedule schedule(config.optim.learning_rate, config.optim.lr_scheduler,

@@ -7,6 +7,7 @@
 #include "pipeline/collective.h"
 #include "store/files.h"
 #include "sweep/rung_files.h"
+#include "train/setup.h"
 #include "train/signals.h"
 
 namespace ldmtune::sweep {
@@ -23,15 +24,13 @@ std::string folder_name(const Trial& trial) {
 
 fs::path failure_file(const fs::path& folder) { return folder.string() + ".failed.json"; }
 
-/// The dataset that a finished trial was trained on must be the one that is there now.
+/// The datasets that a finished trial was trained on must be those that are there now.
 void expect_same_dataset(const fs::path& folder, const json& result, const TrainConfig& config) {
   const std::string recorded = result.value("dataset_sha256", "");
-  const fs::path index = config.data / "index.json";
-  if (recorded.empty() || !fs::exists(index)) return;
-  const std::string present = store::sha256_file(index);
-  if (present != recorded) {
-    fail_input(folder.string(), ": this trial was trained on another dataset: index.json had sha256 ",
-               recorded.substr(0, 12), "…, ", index.string(), " has ", present.substr(0, 12),
+  const std::string present = recorded.empty() ? recorded : train::training_data_sha256(config);
+  if (!present.empty() && present != recorded) {
+    fail_input(folder.string(), ": this trial was trained on another dataset: its sha256 was ", recorded.substr(0, 12),
+               "…, ", config.data.string(), " has ", present.substr(0, 12),
                "…; choose another sweep.output or remove the folder");
   }
 }

@@ -68,6 +68,19 @@ void write_optimizer_slice(const fs::path& folder, const Trial& trial, const com
                            {{"begin", std::to_string(optimizer.begin())}, {"end", std::to_string(optimizer.end())}});
 }
 
+/// [[step, loss], ...]
+json to_json(const std::vector<StoppingRule::Value>& values) {
+  json list = json::array();
+  for (const StoppingRule::Value& value : values) list.push_back({value.step, value.loss});
+  return list;
+}
+
+std::vector<StoppingRule::Value> stop_values_of(const json& list) {
+  std::vector<StoppingRule::Value> values;
+  for (const json& entry : list) values.push_back({entry.at(0), entry.at(1)});
+  return values;
+}
+
 /// What follows from the updates so far and is the same on all ranks.
 json numbers_of(const Trial& trial) {
   json numbers = {{"optimizer", trial.optimizer->scalars()}};
@@ -93,6 +106,7 @@ void write_shared_files(const fs::path& folder, const Trial& trial, const at::Te
   write_parameters(folder, trial, average, state);
   json whole_state = to_json(state, *trial.arena, ranks);
   whole_state.update(numbers_of(trial));
+  if (!state.stop_values.empty()) whole_state["stop_values"] = to_json(state.stop_values);
   store::write_json(folder / "state.json", whole_state);
 }
 /// Parameters, their average where there is one, and the exchange file where neither of them is it already.
@@ -252,6 +266,7 @@ CheckpointState read_checkpoint_state(const fs::path& checkpoint) {
   state.dataset_sha256 = file.at("dataset_sha256");
   state.init_sha256 = file.value("init_sha256", "");
   state.adapter_name = file.at("adapter_name");
+  state.stop_values = stop_values_of(file.value("stop_values", json::array()));
   state.config = file.at("config").get<std::map<std::string, std::string>>();
   return state;
 }

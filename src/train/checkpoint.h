@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "train/stopping.h"
 #include "train/trial.h"
 
 namespace ldmtune::train {
@@ -22,6 +23,7 @@ struct CheckpointState {
   std::string init_sha256;                    ///< of the file that the training started from; empty if from none
   std::string adapter_name;                   ///< what users see in the web UI
   std::map<std::string, std::string> config;  ///< every option as text
+  std::vector<StoppingRule::Value> stop_values;
 };
 
 /// Writes checkpoints/step-NNNNNNNN of the run folder (a collective) and removes the oldest beyond `limit` (0: keep

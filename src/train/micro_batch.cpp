@@ -23,7 +23,7 @@ at::Tensor normal_tensor(const RandomStream& stream, at::IntArrayRef shape) {
   return values;
 }
 
-model::ImageSizes image_sizes(const data::LatentDataset& dataset, std::size_t sample) {
+model::ImageSizes image_sizes(const data::DatasetMix& dataset, std::size_t sample) {
   const store::SampleRecord& record = dataset.record(sample);
   const store::BucketSize& bucket = dataset.bucket(sample);
   return {.original = {record.original_size[1], record.original_size[0]},
@@ -38,11 +38,11 @@ LatentSampling parse_latent_sampling(const std::string& text) {
   fail_input("option data.latent_sampling: expected once, deterministic or random, found '", text, "'");
 }
 
-BatchSource::BatchSource(const data::LatentDataset& dataset, std::vector<std::vector<std::size_t>> samples_by_bucket,
+BatchSource::BatchSource(const data::DatasetMix& dataset, data::TrainingRows rows,
                          const diffusion::NoiseSchedule& schedule, pipeline::PromptEncoder& prompts,
                          const TrainConfig& config, at::Device device)
     : dataset_(dataset),
-      samples_by_bucket_(std::move(samples_by_bucket)),
+      rows_(std::move(rows)),
       schedule_(schedule),
       prompts_(prompts),
       tags_(config.caption),
@@ -55,7 +55,7 @@ BatchSource::BatchSource(const data::LatentDataset& dataset, std::vector<std::ve
       timesteps_(config.noise, schedule, config.train.global_batch_size),
       device_(device) {
   if (loss_.masked && !dataset.has_masks()) {
-    fail_input("option loss.masked: ", dataset.folder().string(),
+    fail_input("option loss.masked: ", dataset.name(),
                " holds no masks; run ldmtune prepare with --mask alpha or --mask files");
   }
   if (!(caption_dropout_ >= 0 && caption_dropout_ <= 1)) {
@@ -63,26 +63,14 @@ BatchSource::BatchSource(const data::LatentDataset& dataset, std::vector<std::ve
   }
 }
 
-BatchSource BatchSource::of_class_images(const data::LatentDataset& dataset, const diffusion::NoiseSchedule& schedule,
+BatchSource BatchSource::of_class_images(const data::DatasetMix& dataset, const diffusion::NoiseSchedule& schedule,
                                          pipeline::PromptEncoder& prompts, const TrainConfig& config,
                                          at::Device device) {
-  BatchSource source(dataset, dataset.by_bucket(store::Split::train), schedule, prompts, for_class_images(config),
-                     device);
-  source.dataset_id_ = kClassDataset;
+  BatchSource source(dataset, dataset.training_rows(), schedule, prompts, for_class_images(config), device);
+  source.key_ = kClassDataset;
+  source.first_dataset_ = static_cast<std::uint32_t>(config.data.size());
   source.weight_ = config.dreambooth.prior_loss_weight;
   return source;
-}
-
-std::vector<std::uint32_t> BatchSource::bucket_sizes() const {
-  std::vector<std::uint32_t> sizes;
-  for (const auto& samples : samples_by_bucket_) sizes.push_back(static_cast<std::uint32_t>(samples.size()));
-  return sizes;
-}
-
-std::uint64_t BatchSource::samples() const {
-  std::uint64_t total = 0;
-  for (const auto& samples : samples_by_bucket_) total += samples.size();
-  return total;
 }
 
 at::Tensor BatchSource::clean_latent(std::size_t sample, std::uint64_t draw, std::uint64_t trial_seed) const {
@@ -92,17 +80,18 @@ at::Tensor BatchSource::clean_latent(std::size_t sample, std::uint64_t draw, std
     // "once" keys the posterior's noise by the image, so that every epoch and every trial meets the same latent.
     const RandomStream stream =
         sampling_ == LatentSampling::once
-            ? RandomStream{data_seed_, Purpose::posterior, dataset_id_, dataset_.record(sample).sample_id}
-            : RandomStream{trial_seed, Purpose::posterior, dataset_id_, draw};
+            ? RandomStream{data_seed_, Purpose::posterior, first_dataset_ + dataset_.dataset_of(sample),
+                           dataset_.record(sample).sample_id}
+            : RandomStream{trial_seed, Purpose::posterior, key_, draw};
     value = value + latent.std * normal_tensor(stream, value.sizes());
   }
-  return value * dataset_.index().scaling_factor;
+  return value * dataset_.scaling_factor(sample);
 }
 
 at::Tensor BatchSource::training_noise(std::uint64_t draw, std::uint64_t trial_seed, at::IntArrayRef shape) const {
-  at::Tensor noise = normal_tensor({trial_seed, Purpose::noise, dataset_id_, draw}, shape);
+  at::Tensor noise = normal_tensor({trial_seed, Purpose::noise, key_, draw}, shape);
   if (noise_offset_ > 0) {
-    noise += noise_offset_ * normal_tensor({trial_seed, Purpose::noise_offset, dataset_id_, draw}, {shape[0], 1, 1});
+    noise += noise_offset_ * normal_tensor({trial_seed, Purpose::noise_offset, key_, draw}, {shape[0], 1, 1});
   }
   return noise;
 }
@@ -127,27 +116,27 @@ void BatchSource::weigh(MicroBatch& batch, const std::vector<std::size_t>& sampl
 MicroBatch BatchSource::make(const std::vector<data::Draw>& draws, std::uint64_t trial_seed) const {
   MicroBatch batch;
   std::vector<at::Tensor> latents, noise;
-  std::vector<std::int64_t> ids;
+  std::vector<std::int64_t> ids, datasets;
   std::vector<std::size_t> samples;
   std::vector<std::string> captions;
   std::vector<model::ImageSizes> sizes;
   for (const data::Draw& draw : draws) {
-    const std::size_t sample = samples_by_bucket_.at(draw.bucket).at(draw.row);
+    const std::size_t sample = rows_.samples.at(draw.bucket).at(draw.row);
     batch.draws.push_back(draw.draw);
     sizes.push_back(image_sizes(dataset_, sample));
     ids.push_back(static_cast<std::int64_t>(dataset_.record(sample).sample_id));
+    datasets.push_back(first_dataset_ + dataset_.dataset_of(sample));
     latents.push_back(clean_latent(sample, draw.draw, trial_seed));
     noise.push_back(training_noise(draw.draw, trial_seed, latents.back().sizes()));
     samples.push_back(sample);
-    const std::string caption = tags_.apply(dataset_.caption(sample), trial_seed, dataset_id_, draw.draw);
-    captions.push_back(templates_.apply(caption, trial_seed, dataset_id_, draw.draw, caption_dropout_));
+    const std::string caption = tags_.apply(dataset_.caption(sample), trial_seed, key_, draw.draw);
+    captions.push_back(templates_.apply(caption, trial_seed, key_, draw.draw, caption_dropout_));
   }
-  const auto rows = static_cast<std::int64_t>(draws.size());
   batch.sample_id = at::tensor(ids, at::kLong);
-  batch.dataset = at::full({rows}, static_cast<std::int64_t>(dataset_id_), at::kInt);
+  batch.dataset = at::tensor(datasets, at::kInt);
   batch.latents = at::stack(latents);
   batch.noise = at::stack(noise);
-  batch.timestep = at::tensor(timesteps_.sample(trial_seed, dataset_id_, batch.draws), at::kLong);
+  batch.timestep = at::tensor(timesteps_.sample(trial_seed, key_, batch.draws), at::kLong);
   weigh(batch, samples);
   // On the CPU before they move, so that a GPU run meets the same inputs.
   batch.noisy = schedule_.add_noise(batch.latents, batch.noise, batch.timestep).to(device_);

@@ -11,7 +11,7 @@
 #include "core/random.h"
 #include "data/caption_tags.h"
 #include "data/captions.h"
-#include "data/latent_dataset.h"
+#include "data/dataset_mix.h"
 #include "data/sample_stream.h"
 #include "diffusion/loss.h"
 #include "diffusion/noise_schedule.h"
@@ -24,7 +24,7 @@ namespace ldmtune::train {
 struct MicroBatch {
   std::vector<std::uint64_t> draws;  ///< b identities
   at::Tensor sample_id;              ///< i64 (b), CPU
-  at::Tensor dataset;                ///< i32 (b), CPU
+  at::Tensor dataset;                ///< i32 (b), CPU: its place in data, or behind those for class images
   at::Tensor latents;                ///< f32 (b, C, h, w), clean and scaled
   at::Tensor noise;                  ///< f32 (b, C, h, w)
   at::Tensor noisy;                  ///< f32 (b, C, h, w)
@@ -38,7 +38,7 @@ struct MicroBatch {
   diffusion::LossTerms terms;        ///< what kind of loss: mask f32 (b, 1, h, w), huber_c f32 (b) where used
 };
 
-/// The dataset of class images, as random keys and traces name it; the concept's is 0.
+/// The "dataset" of class images in random keys; the concept's is 0, however many datasets it comes from.
 constexpr std::uint32_t kClassDataset = 1;
 
 enum class LatentSampling { once, deterministic, random };
@@ -48,17 +48,18 @@ LatentSampling parse_latent_sampling(const std::string& text);
 /// Everything a micro-batch is made from; shared by trials that train on the same data.
 class BatchSource {
  public:
-  BatchSource(const data::LatentDataset& dataset, std::vector<std::vector<std::size_t>> samples_by_bucket,
-              const diffusion::NoiseSchedule& schedule, pipeline::PromptEncoder& prompts, const TrainConfig& config,
-              at::Device device);
+  BatchSource(const data::DatasetMix& dataset, data::TrainingRows rows, const diffusion::NoiseSchedule& schedule,
+              pipeline::PromptEncoder& prompts, const TrainConfig& config, at::Device device);
 
   /// Class images of prior preservation: their samples weigh prior_loss_weight, their captions train as they stand.
-  static BatchSource of_class_images(const data::LatentDataset& dataset, const diffusion::NoiseSchedule& schedule,
+  static BatchSource of_class_images(const data::DatasetMix& dataset, const diffusion::NoiseSchedule& schedule,
                                      pipeline::PromptEncoder& prompts, const TrainConfig& config, at::Device device);
 
-  /// Training samples by bucket, as the sample stream counts them.
-  std::vector<std::uint32_t> bucket_sizes() const;
-  std::uint64_t samples() const;
+  /// What the sample stream draws from.
+  const data::StreamRows& stream_rows() const { return rows_.stream; }
+  std::uint64_t samples() const { return rows_.count(); }
+  /// Samples of one pass over the data, by the datasets' weights.
+  double samples_per_pass() const { return rows_.per_pass(); }
 
   /// The micro-batch of these draws for the trial with this seed.
   MicroBatch make(const std::vector<data::Draw>& draws, std::uint64_t trial_seed) const;
@@ -69,8 +70,8 @@ class BatchSource {
   /// The batch's terms and weight, which follow from its timesteps and its samples' masks.
   void weigh(MicroBatch& batch, const std::vector<std::size_t>& samples) const;
 
-  const data::LatentDataset& dataset_;
-  std::vector<std::vector<std::size_t>> samples_by_bucket_;
+  const data::DatasetMix& dataset_;
+  data::TrainingRows rows_;
   const diffusion::NoiseSchedule& schedule_;
   pipeline::PromptEncoder& prompts_;
   data::CaptionTags tags_;
@@ -82,12 +83,13 @@ class BatchSource {
   double noise_offset_;
   diffusion::TimestepSampler timesteps_;
   at::Device device_;
-  std::uint32_t dataset_id_ = 0;
-  double weight_ = 1.0;  ///< of every sample
+  std::uint32_t key_ = 0;            ///< of random numbers: 0, class images kClassDataset
+  std::uint32_t first_dataset_ = 0;  ///< how many datasets come before, in traces
+  double weight_ = 1.0;              ///< of every sample
 };
 
 /// What SDXL is told of a sample: original size, crop, and the bucket as target.
-model::ImageSizes image_sizes(const data::LatentDataset& dataset, std::size_t sample);
+model::ImageSizes image_sizes(const data::DatasetMix& dataset, std::size_t sample);
 
 /// Standard normals of one stream in a tensor of this shape (f32, CPU).
 at::Tensor normal_tensor(const RandomStream& stream, at::IntArrayRef shape);

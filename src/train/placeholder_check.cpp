@@ -9,7 +9,8 @@ void check_captions(const TrialSetup& setup, const adapt::TextualInversion& adap
   const DataConfig& data = setup.config.data_options;
   const data::CaptionTemplates templates(setup.config.caption.template_text, setup.config.caption.name);
   std::vector<std::string> captions;
-  for (const auto& bucket : setup.shared.dataset.training_subset(data.subset, data.subset_seed)) {
+  const auto rows = setup.shared.dataset.training_rows(data.subset, data.subset_seed, data.weights);
+  for (const auto& bucket : rows.samples) {
     for (const std::size_t sample : bucket) captions.push_back(templates.plain(setup.shared.dataset.caption(sample)));
   }
   for (const adapt::Placeholder& placeholder : adapter.placeholders()) {

@@ -35,6 +35,22 @@ std::string device_name(const at::Device& device) {
   return text.str();
 }
 
+/// Each dataset that trains: {"path", "sha256", "weight", "training_samples"}, the last before weights.
+json describe_datasets(const TrialSetup& setup) {
+  const data::StreamRows& rows = setup.source.stream_rows();
+  json list = json::array();
+  for (std::size_t i = 0; i < rows.weights.size(); ++i) {
+    std::uint64_t samples = 0;
+    for (const auto& shares : rows.rows) samples += shares[i];
+    const auto& dataset = setup.shared.dataset.datasets()[i];
+    list.push_back({{"path", dataset->folder().string()},
+                    {"sha256", dataset->sha256()},
+                    {"weight", rows.weights[i].value()},
+                    {"training_samples", samples}});
+  }
+  return list;
+}
+
 }  // namespace
 
 void write_run_description(const std::filesystem::path& run_folder, const TrialSetup& setup,
@@ -45,6 +61,7 @@ void write_run_description(const std::filesystem::path& run_folder, const TrialS
   run["vae_sha256"] = setup.shared.base.vae_sha256;
   run["dataset"] = setup.config.data.string();
   run["dataset_sha256"] = setup.shared.dataset.sha256();
+  run["datasets"] = describe_datasets(setup);
   run["class_data_sha256"] = setup.shared.class_data ? json(setup.shared.class_data->sha256()) : json(nullptr);
   run["adjacent_sha256"] = setup.shared.adjacent ? json(setup.shared.adjacent->sha256()) : json(nullptr);
   if (!state.init_sha256.empty()) {
@@ -73,9 +90,12 @@ void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointS
   const std::filesystem::path checkpoint =
       checkpoint_folder(setup.config.output, trial.step).lexically_relative(setup.config.output);
   const bool measured = std::isfinite(state.best_heldout_loss);
+  const bool stopped = status == "done" && trial.step < setup.max_train_steps;
   const json result{{"status", status},
                     {"method", setup.config.method},
                     {"steps", trial.step},
+                    {"max_train_steps", setup.max_train_steps},
+                    {"stopped_by", stopped ? json(setup.config.stop.rule) : json(nullptr)},
                     {"heldout_loss", mean_of(last, "heldout")},
                     {"base_heldout_loss", mean_of(base, "heldout")},
                     {"best_heldout_loss", measured ? json(state.best_heldout_loss) : json(nullptr)},

@@ -12,6 +12,7 @@
 #include "pipeline/device.h"
 #include "store/files.h"
 #include "train/class_images.h"
+#include "train/stopping.h"
 
 namespace ldmtune::train {
 namespace {
@@ -81,6 +82,7 @@ TrainConfig checked_config(const TrainConfig& config, int ranks) {
     if (is_missing) fail_input("option ", option, ": not given; see ldmtune train --help");
   }
   check_numbers(config);
+  const StoppingRule stopping(config.stop);
   data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, ranks);
   const std::string& precision = config.train.mixed_precision;
   require(precision == "no" || precision == "bf16" || precision == "fp16", "train.mixed_precision", "no, bf16 or fp16",
@@ -148,37 +150,44 @@ model::BaseModel load_base(const TrainConfig& config, at::Device device) {
   return base;
 }
 
-void check_autoencoder(const data::LatentDataset& dataset, const model::BaseModel& base) {
-  if (dataset.index().vae_sha256 != base.vae_sha256) {
-    fail_input(dataset.folder().string(), ": encoded with another VAE (", dataset.index().vae_sha256.substr(0, 12),
-               ") than ", base.folder.string(), "'s (", base.vae_sha256.substr(0, 12),
-               "); run ldmtune prepare with this base");
+void check_autoencoder(const data::DatasetMix& mix, const model::BaseModel& base) {
+  for (const auto& dataset : mix.datasets()) {
+    const std::string& vae_sha256 = dataset->index().vae_sha256;
+    if (vae_sha256 == base.vae_sha256) continue;
+    fail_input(dataset->folder().string(), ": encoded with another VAE (", vae_sha256.substr(0, 12), ") than ",
+               base.folder.string(), "'s (", base.vae_sha256.substr(0, 12), "); run ldmtune prepare with this base");
   }
 }
 
-std::unique_ptr<data::LatentDataset> open_adjacent(const TrainConfig& config, const model::BaseModel& base) {
+std::unique_ptr<data::DatasetMix> mix_of(std::unique_ptr<data::LatentDataset> only) {
+  return only ? std::make_unique<data::DatasetMix>(std::move(only)) : nullptr;
+}
+
+std::unique_ptr<data::DatasetMix> open_adjacent(const TrainConfig& config, const model::BaseModel& base) {
   if (config.validation.adjacent.empty()) return nullptr;
-  auto adjacent = std::make_unique<data::LatentDataset>(config.validation.adjacent);
+  auto adjacent = std::make_unique<data::DatasetMix>(config.validation.adjacent);
   check_autoencoder(*adjacent, base);
   return adjacent;
 }
 
-std::int64_t updates_of(const TrainConfig& config, std::uint64_t samples) {
+std::int64_t updates_of(const TrainConfig& config, double samples_per_pass) {
   std::int64_t updates = config.train.max_train_steps;
   if (config.train.num_train_epochs > 0) {
-    const double passes = static_cast<double>(config.train.num_train_epochs) * static_cast<double>(samples);
-    updates = static_cast<std::int64_t>(std::ceil(passes / static_cast<double>(config.train.global_batch_size)));
+    const double samples = static_cast<double>(config.train.num_train_epochs) * samples_per_pass;
+    updates = static_cast<std::int64_t>(std::ceil(samples / static_cast<double>(config.train.global_batch_size)));
   }
   const auto last = optim::PiecewiseSchedule(config.optim.learning_rate, "optim.learning_rate").last_update();
   return last ? std::min(updates, *last) : updates;
 }
 
-std::vector<std::vector<std::size_t>> training_samples(const data::LatentDataset& dataset, const TrainConfig& config) {
-  auto samples = dataset.training_subset(config.data_options.subset, config.data_options.subset_seed);
-  for (const auto& bucket : samples) {
-    if (!bucket.empty()) return samples;
+data::TrainingRows training_rows(const data::DatasetMix& dataset, const TrainConfig& config) {
+  const DataConfig& options = config.data_options;
+  data::TrainingRows rows = dataset.training_rows(options.subset, options.subset_seed, options.weights);
+  if (rows.count() == 0) {
+    fail_input(dataset.name(), ": nothing to train on: no image in a training split",
+               options.weights.empty() ? "" : " of a dataset with a weight above 0 (data.weights)");
   }
-  fail_input(dataset.folder().string(), ": its training split is empty");
+  return rows;
 }
 
 std::optional<BatchSource> class_source_of(const SharedSetup& shared, pipeline::PromptEncoder& prompts,
@@ -187,12 +196,12 @@ std::optional<BatchSource> class_source_of(const SharedSetup& shared, pipeline::
   return BatchSource::of_class_images(*shared.class_data, shared.schedule, prompts, config, shared.device);
 }
 
-/// As many training images as are held out, the first by hash, so that the gap between the two losses compares like
-/// with like.
-std::vector<std::size_t> training_images_to_measure(const data::LatentDataset& dataset, const TrainConfig& config,
+/// The first `count` training images by hash, or all: with as many as are held out, the gap between the two losses
+/// compares like with like.
+std::vector<std::size_t> training_images_to_measure(const data::DatasetMix& dataset, const TrainConfig& config,
                                                     std::size_t count) {
   std::set<std::size_t> used;
-  for (const auto& bucket : training_samples(dataset, config)) used.insert(bucket.begin(), bucket.end());
+  for (const auto& bucket : training_rows(dataset, config).samples) used.insert(bucket.begin(), bucket.end());
   std::vector<std::size_t> measured;
   for (const std::size_t sample : validation_samples(dataset, store::Split::train, 0)) {
     if (used.count(sample) && measured.size() < count) measured.push_back(sample);
@@ -209,7 +218,7 @@ SharedSetup::SharedSetup(const TrainConfig& given, comm::Communicator& comm)
       schedule(base.scheduler_config),
       prompts(base, pipeline::prompt_options(config.caption)),
       dataset(config.data),
-      class_data(open_class_data(config, base, prompts, comm)),
+      class_data(mix_of(open_class_data(config, base, prompts, comm))),
       adjacent(open_adjacent(config, base)),
       validator(base, schedule, prompts, config, comm, device) {
   check_autoencoder(dataset, base);
@@ -218,6 +227,14 @@ SharedSetup::SharedSetup(const TrainConfig& given, comm::Communicator& comm)
 
 std::string SharedSetup::training_data_sha256() const {
   return class_data ? store::sha256_text(dataset.sha256() + class_data->sha256()) : dataset.sha256();
+}
+
+std::string training_data_sha256(const TrainConfig& config) {
+  const std::string concept_sha256 = data::datasets_sha256(config.data);
+  if (config.method != "dreambooth" || !config.dreambooth.with_prior_preservation) return concept_sha256;
+  const std::string class_sha256 = data::datasets_sha256(config.dreambooth.class_data);
+  if (concept_sha256.empty() || class_sha256.empty()) return {};
+  return store::sha256_text(concept_sha256 + class_sha256);
 }
 
 const ValidationLoss& SharedSetup::base_loss(const ValidationSet& set) {
@@ -230,25 +247,29 @@ const ValidationLoss& SharedSetup::base_loss(const ValidationSet& set) {
 TrialSetup::TrialSetup(const TrainConfig& given, SharedSetup& shared_setup, int ranks)
     : config(checked_config(given, ranks)),
       shared(shared_setup),
-      source(shared.dataset, training_samples(shared.dataset, config), shared.schedule, shared.prompts, config,
+      source(shared.dataset, training_rows(shared.dataset, config), shared.schedule, shared.prompts, config,
              shared.device),
       class_source(class_source_of(shared, shared.prompts, config)),
-      max_train_steps(updates_of(config, source.samples())) {
+      max_train_steps(updates_of(config, source.samples_per_pass())) {
   collect_validation_sets();
 }
 
 void TrialSetup::collect_validation_sets() {
   const std::int64_t limit = config.validation.max_images;
-  const auto add = [&](const char* kind, const data::LatentDataset& from, std::vector<std::size_t> samples,
+  const auto add = [&](const char* kind, const data::DatasetMix& from, std::vector<std::size_t> samples,
                        bool uses_templates) {
     if (!samples.empty()) validation_sets.push_back({kind, &from, std::move(samples), uses_templates});
   };
-  const data::LatentDataset& dataset = shared.dataset;
+  const data::DatasetMix& dataset = shared.dataset;
   const auto heldout = validation_samples(dataset, store::Split::validation, limit);
   add("heldout", dataset, heldout, true);
   add("train", dataset, training_images_to_measure(dataset, config, std::max<std::size_t>(1, heldout.size())), true);
   if (shared.adjacent) {
     add("adjacent", *shared.adjacent, validation_samples(*shared.adjacent, store::Split::validation, limit), false);
+  }
+  if (config.stop.rule != "none") {
+    const auto images = static_cast<std::size_t>(config.stop.images);
+    stop_set = {"stop", &dataset, training_images_to_measure(dataset, config, images), true};
   }
   test_set = {"test", &dataset, validation_samples(dataset, store::Split::test, limit), true};
 }
@@ -304,6 +325,7 @@ std::string pack_key(const TrainConfig& config) {
                                          "data.seed",
                                          "data.subset",
                                          "data.subset_seed",
+                                         "data.weights",
                                          "data.latent_sampling",
                                          "caption.dropout",
                                          "validation.steps"};
@@ -315,7 +337,8 @@ std::string pack_key(const TrainConfig& config) {
     const bool of_schedule = name == "noise.rescale_betas_zero_snr";
     const bool of_trial = own.count(name) > 0 || name.rfind("hypernetwork.", 0) == 0 || name.rfind("lora.", 0) == 0 ||
                           name.rfind("optim.", 0) == 0 || name.rfind("sample.", 0) == 0 ||
-                          name.rfind("loss.", 0) == 0 || (name.rfind("noise.", 0) == 0 && !of_schedule);
+                          name.rfind("loss.", 0) == 0 || name.rfind("stop.", 0) == 0 ||
+                          (name.rfind("noise.", 0) == 0 && !of_schedule);
     if (!of_trial) key += name + " = " + table.text_of(name) + "\n";
   }
   return key;

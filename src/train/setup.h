@@ -12,7 +12,7 @@
 
 #include "comm/communicator.h"
 #include "core/config.h"
-#include "data/latent_dataset.h"
+#include "data/dataset_mix.h"
 #include "diffusion/noise_schedule.h"
 #include "model/base_model.h"
 #include "pipeline/text.h"
@@ -34,9 +34,9 @@ class SharedSetup {
   const model::BaseModel base;
   const diffusion::NoiseSchedule schedule;
   pipeline::PromptEncoder prompts;
-  const data::LatentDataset dataset;
-  const std::unique_ptr<data::LatentDataset> class_data;  ///< null without prior preservation
-  const std::unique_ptr<data::LatentDataset> adjacent;
+  const data::DatasetMix dataset;
+  const std::unique_ptr<data::DatasetMix> class_data;  ///< null without prior preservation
+  const std::unique_ptr<data::DatasetMix> adjacent;
   const Validator validator;
 
   /// Names what trains: the dataset and, with prior preservation, the class images.
@@ -47,6 +47,9 @@ class SharedSetup {
  private:
   std::map<std::pair<std::string, std::vector<std::size_t>>, ValidationLoss> base_losses_;
 };
+
+/// What SharedSetup::training_data_sha256 would be with the folders as they are now; empty where one is missing.
+std::string training_data_sha256(const TrainConfig& config);
 
 /// Options whose errors need no model, checked and completed (found first, in milliseconds). Errors: InputError.
 TrainConfig checked_config(const TrainConfig& config, int ranks);
@@ -72,6 +75,8 @@ class TrialSetup {
   const std::int64_t max_train_steps;
   /// "heldout", "train" and, where there is one, "adjacent": measured while training.
   std::vector<ValidationSet> validation_sets;
+  /// The training images that stop.rule watches; empty without one.
+  ValidationSet stop_set;
   /// The test split: measured once, for the analysis.
   ValidationSet test_set;
 

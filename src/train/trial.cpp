@@ -79,7 +79,7 @@ namespace {
 
 std::unique_ptr<data::SampleStream> make_stream(const TrainConfig& config, const BatchSource& source,
                                                 std::uint32_t dataset) {
-  return std::make_unique<data::SampleStream>(source.bucket_sizes(), config.data_options.seed, config.train.seed,
+  return std::make_unique<data::SampleStream>(source.stream_rows(), config.data_options.seed, config.train.seed,
                                               dataset, static_cast<std::uint32_t>(config.train.micro_batch_size));
 }
 

@@ -53,7 +53,8 @@ TrialRun::TrialRun(const TrainConfig& config, SharedSetup& shared, comm::Communi
       milestones_(std::move(milestones)),
       is_root_(comm.rank() == 0),
       trial_(make_trial(setup_.config, shared.base, setup_.source, setup_.max_train_steps, comm, shared.device,
-                        setup_.class_source ? &*setup_.class_source : nullptr)) {
+                        setup_.class_source ? &*setup_.class_source : nullptr)),
+      stopping_(setup_.config.stop) {
   if (const auto* words = dynamic_cast<const adapt::TextualInversion*>(trial_.adapter.get())) {
     check_captions(setup_, *words);
   }
@@ -89,6 +90,7 @@ void TrialRun::resume_or_start() {
     state_.base_heldout_loss = old.base_heldout_loss;
     state_.best_heldout_loss = old.best_heldout_loss;
     state_.best_step = old.best_step;
+    stopping_.restore(old.stop_values);
     state_.init_sha256 = old.init_sha256;
   }
   if (resumed_from_.empty() && !init_from(setup_.config).empty()) {
@@ -115,6 +117,7 @@ void TrialRun::open_root_files() {
       "validation.csv",
       {"step", "concept_train", "concept_heldout", "adjacent", "heldout_q1", "heldout_q2", "heldout_q3", "heldout_q4"},
       keep_measured);
+  if (setup_.config.stop.rule != "none") stopping_log_ = open("stopping.csv", {"step", "loss", "ratio"}, keep);
   image_losses_ = open("validation_images.csv", {"step", "kind", "sample_id", "source", "loss"}, keep_measured);
   write_run_description(folder, setup_, state_, comm_);
 }
@@ -138,6 +141,7 @@ void TrialRun::start() {
   const Stopwatch watch(state_.seconds);
   remember_untouched_base();
   measure_base();
+  if (resumed_from_.empty() && stopping_.is_due(0)) watch_for_stop();
   if (is_finished() || is_paused()) measure(/*final=*/is_finished());
 }
 
@@ -163,6 +167,10 @@ void TrialRun::after_update(const TrialStep& result, double seconds) {
          checkpoint_folder(setup_.config.output, trial_.step).string(),
          ". A lower optim.learning_rate or train.max_grad_norm may help.");
   }
+  if (stopping_.is_due(trial_.step)) {
+    const Stopwatch watch(state_.seconds);
+    watch_for_stop();
+  }
   if (is_traced_update(trial_.step)) trace_->on_step_end(trial_.step, trial_, result);
   last_loss_ = result.loss;
   if (result.skipped) {
@@ -171,7 +179,7 @@ void TrialRun::after_update(const TrialStep& result, double seconds) {
   }
   if (!is_root_ || (trial_.step % setup_.config.train.log_steps != 0 && !is_finished())) return;
   const auto batch = static_cast<double>(setup_.config.train.global_batch_size);
-  const double epoch = static_cast<double>(trial_.step) * batch / static_cast<double>(setup_.source.samples());
+  const double epoch = static_cast<double>(trial_.step) * batch / setup_.source.samples_per_pass();
   metrics_->append({std::to_string(trial_.step), rounded(epoch), format_number(result.loss),
                     format_number(result.learning_rates.begin()->second), format_number(result.grad_norm),
                     rounded(batch / seconds, "%.3f"), rounded(state_.seconds, "%.3f")});
@@ -207,6 +215,7 @@ void TrialRun::renew_lock() {
 
 void TrialRun::save() {
   state_.step = trial_.step;
+  state_.stop_values = stopping_.values();
   write_checkpoint(setup_.config.output, trial_, state_, setup_.config.train.checkpoints_total_limit, comm_);
 }
 
@@ -243,11 +252,27 @@ void TrialRun::measure(bool final) {
   }
 }
 
+void TrialRun::watch_for_stop() {
+  const EmaWeights averaged(trial_, whole_average(trial_, comm_));
+  const auto hooks = [this] { return trial_.adapter->hooks(*trial_.arena, {}); };
+  const ValidationLoss loss =
+      setup_.shared.validator.evaluate(setup_.stop_set, hooks, trial_.adapter->trains_text_encoder());
+  stopping_.add({trial_.step, loss.mean});
+  const std::optional<double> ratio = stopping_.ratio();
+  if (is_root_) {
+    stopping_log_->append(
+        {std::to_string(trial_.step), format_number(loss.mean), ratio ? format_number(*ratio) : std::string()});
+  }
+  if (!stopping_.says_stop()) return;
+  LDMTUNE_LOG(info) << "Ends after update " << trial_.step << " of " << setup_.max_train_steps << ": over the last "
+                    << setup_.config.stop.window << " updates the variance of the watched loss is " << rounded(*ratio)
+                    << " of its variance since the start, below stop.threshold";
+}
+
 void TrialRun::append_image_losses(const ValidationSet& set, const ValidationLoss& loss, std::int64_t step) {
   if (!is_root_) return;
   for (std::size_t i = 0; i < set.samples.size(); ++i) {
-    image_losses_->append({std::to_string(step), set.kind,
-                           std::to_string(set.dataset->record(set.samples[i]).sample_id),
+    image_losses_->append({std::to_string(step), set.kind, std::to_string(set.dataset->sample_key(set.samples[i])),
                            set.dataset->source(set.samples[i]), format_number(loss.by_image[i])});
   }
 }

@@ -20,6 +20,7 @@
 #include "train/run_folder.h"
 #include "train/setup.h"
 #include "train/step.h"
+#include "train/stopping.h"
 #include "train/trace.h"
 
 namespace ldmtune::train {
@@ -39,7 +40,7 @@ class TrialRun {
   /// After the last update, or at the milestone where it pauses: result.json.
   void finish();
 
-  bool is_finished() const { return trial_.step >= setup_.max_train_steps; }
+  bool is_finished() const { return trial_.step >= setup_.max_train_steps || stopping_.says_stop(); }
   /// At the milestone that it leaves after, or beyond.
   bool is_paused() const { return milestones_.pauses && !is_finished() && trial_.step >= milestones_.steps.back(); }
   std::int64_t step() const { return trial_.step; }
@@ -63,6 +64,8 @@ class TrialRun {
   /// Measures and draws the base before training changes it.
   void remember_untouched_base();
   void measure(bool final);
+  /// One more value for the stopping rule.
+  void watch_for_stop();
   void append_image_losses(const ValidationSet& set, const ValidationLoss& loss, std::int64_t step);
   void save();
   bool is_due(std::int64_t every) const;
@@ -73,6 +76,7 @@ class TrialRun {
   const Milestones milestones_;
   const bool is_root_;
   Trial trial_;
+  StoppingRule stopping_;
   CheckpointState state_;
   std::filesystem::path resumed_from_;
   std::int64_t first_step_ = 0;
@@ -80,7 +84,7 @@ class TrialRun {
   double last_loss_ = 0;
   std::unique_ptr<RunLock> lock_;
   std::unique_ptr<FileLog> log_;
-  std::unique_ptr<CsvLog> metrics_, validation_, image_losses_;
+  std::unique_ptr<CsvLog> metrics_, validation_, image_losses_, stopping_log_;
   std::unique_ptr<Trace> trace_;
   std::optional<Preview> preview_;
   std::map<std::string, ValidationLoss> last_losses_, base_losses_;

@@ -46,8 +46,7 @@ ValidationLoss summarize(const std::vector<double>& rows, std::size_t images, st
 
 }  // namespace
 
-std::vector<std::size_t> validation_samples(const data::LatentDataset& dataset, store::Split split,
-                                            std::int64_t limit) {
+std::vector<std::size_t> validation_samples(const data::DatasetMix& dataset, store::Split split, std::int64_t limit) {
   std::vector<std::size_t> samples;
   for (const auto& bucket : dataset.by_bucket(split)) {
     for (const std::size_t sample : bucket) {
@@ -120,7 +119,7 @@ std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const st
   for (std::size_t i = 0; i < static_cast<std::size_t>(batch_size_); ++i) {
     const Row& row = rows[std::min(i, rows.size() - 1)];
     const store::SampleRecord& record = set.dataset->record(row.sample);
-    latents.push_back(set.dataset->latent(row.sample).mean * set.dataset->index().scaling_factor);
+    latents.push_back(set.dataset->latent(row.sample).mean * set.dataset->scaling_factor(row.sample));
     const RandomStream stream{seed_, Purpose::validation_noise, static_cast<std::uint32_t>(row.timestep_index),
                               image_key(record)};
     noise.push_back(normal_tensor(stream, latents.back().sizes()));

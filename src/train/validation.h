@@ -14,7 +14,7 @@
 #include "comm/communicator.h"
 #include "core/config.h"
 #include "data/captions.h"
-#include "data/latent_dataset.h"
+#include "data/dataset_mix.h"
 #include "diffusion/noise_schedule.h"
 #include "model/base_model.h"
 #include "pipeline/text.h"
@@ -24,7 +24,7 @@ namespace ldmtune::train {
 /// A fixed list of images of one kind ("heldout", "train", "adjacent", "test").
 struct ValidationSet {
   std::string kind;
-  const data::LatentDataset* dataset = nullptr;
+  const data::DatasetMix* dataset = nullptr;
   std::vector<std::size_t> samples;  ///< indices into the dataset
   bool uses_templates = true;        ///< captions as trained (the concept) or as they stand (adjacent)
 };
@@ -71,6 +71,6 @@ class Validator {
 };
 
 /// First variant (as is) of the split's images in order of image hash, at most `limit` (0: all).
-std::vector<std::size_t> validation_samples(const data::LatentDataset& dataset, store::Split split, std::int64_t limit);
+std::vector<std::size_t> validation_samples(const data::DatasetMix& dataset, store::Split split, std::int64_t limit);
 
 }  // namespace ldmtune::train

@@ -1,8 +1,8 @@
 // Answers test_philox.py: reads a JSON list of requests from standard input, prints a JSON list of answers. Requests:
 //   {"kind": "words" | "uniform" | "normal" | "permutation", "seed", "purpose" (number), "dataset", "draw", "count"}
 //   {"kind": "integers", ..., "bounds": [...]}, {"kind": "derive_seed", "seed", "name", "index"}
-//   {"kind": "micro_batches", "sizes", "data_seed", "trial_seed", "dataset", "micro_batch_size", "from", "count"}:
-//   [draw, bucket, row, epoch]
+//   {"kind": "micro_batches", "sizes" (by bucket, then dataset), "weights", "data_seed", "trial_seed", "dataset",
+//   "micro_batch_size", "from", "count"}: [draw, bucket, row, epoch]
 
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -17,8 +17,10 @@ using namespace ldmtune;
 using nlohmann::json;
 
 json micro_batches(const json& request) {
-  const data::SampleStream stream(request.at("sizes").get<std::vector<std::uint32_t>>(), request.at("data_seed"),
-                                  request.at("trial_seed"), request.at("dataset"), request.at("micro_batch_size"));
+  data::StreamRows rows{request.at("sizes"), {}};
+  for (const double weight : request.at("weights")) rows.weights.push_back(data::Weight::of(weight));
+  const data::SampleStream stream(rows, request.at("data_seed"), request.at("trial_seed"), request.at("dataset"),
+                                  request.at("micro_batch_size"));
   json answer = json::array();
   const std::uint64_t from = request.at("from"), count = request.at("count");
   for (std::uint64_t m = from; m < from + count; ++m) {

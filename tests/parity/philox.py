@@ -5,6 +5,7 @@ shares no code with the C++.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -26,6 +27,7 @@ PURPOSES = {
     "noise_offset": 15,
     "caption_tags": 16,
     "tag_dropout": 17,
+    "dataset_weight": 20,
 }
 
 MASK32 = 0xFFFFFFFF
@@ -128,40 +130,55 @@ class Draw:
 
 
 class SampleStream:
-    """Which rows a micro-batch holds. bucket_sizes: training rows of each bucket, in order of bucket."""
+    """Which rows a micro-batch holds. rows: training rows of each bucket, in order of bucket; with several datasets a
+    list of each dataset's rows of the bucket. weights: how often one pass takes a row of each dataset, as fractions of
+    millionths. All passes up to the one asked for are laid out one after the other.
+    """
 
-    def __init__(self, bucket_sizes, data_seed, trial_seed, dataset, micro_batch_size):
-        self.sizes = list(bucket_sizes)
+    def __init__(self, rows, data_seed, trial_seed, dataset, micro_batch_size, weights=(1,)):
+        self.shares = [[share] if isinstance(share, int) else list(share) for share in rows]
+        self.weights = [Fraction(round(weight * 10**6), 10**6) for weight in weights]
         self.data_seed, self.trial_seed = data_seed, trial_seed
         self.dataset, self.micro_batch_size = dataset, micro_batch_size
-        self.stands_for = [bucket for bucket, size in enumerate(self.sizes) for _ in range(size)]
-        self._rounds, self._epochs = {}, {}
+        self._passes = 0
+        self._turns = []  # the bucket of each micro-batch
+        self._elements = [[] for _ in self.shares]  # (row, pass) of each bucket in the order in which they are drawn
 
-    def _round(self, index):
-        """The buckets of one round's micro-batches, in order."""
-        if index not in self._rounds:
-            places = Stream(self.data_seed, "bucket_order", self.dataset, index).permutation(len(self.stands_for))
-            self._rounds[index] = [self.stands_for[place] for place in places]
-        return self._rounds[index]
+    def _taken(self, bucket, dataset, index):
+        """Rows of one dataset's share of a bucket that a pass takes, each as often, in order."""
+        count, weight = self.shares[bucket][dataset], self.weights[dataset]
+        if count == 0:
+            return []
+        stream = Stream(self.data_seed, "dataset_weight", self.dataset, bucket << 40 | dataset)
+        phase = stream.integer(count, weight.denominator) if weight.denominator > 1 else 0
+        first, end = ((e * count * weight.numerator + phase) // weight.denominator for e in (index, index + 1))
+        order = stream.permutation(count)
+        return sorted(order[i % count] for i in range(first, end))
 
-    def _epoch(self, bucket, epoch):
-        if (bucket, epoch) not in self._epochs:
+    def _lay_out_a_pass(self):
+        index, buckets = self._passes, []
+        for bucket, shares in enumerate(self.shares):
+            taken = [
+                sum(shares[:dataset]) + row for dataset in range(len(shares)) for row in self._taken(bucket, dataset, index)
+            ]
             seed = derive_seed(self.data_seed, "order") ^ self.trial_seed
-            stream = Stream(seed, "sample_order", self.dataset, bucket << 40 | epoch)
-            self._epochs[bucket, epoch] = stream.permutation(self.sizes[bucket])
-        return self._epochs[bucket, epoch]
+            order = Stream(seed, "sample_order", self.dataset, bucket << 40 | index).permutation(len(taken))
+            self._elements[bucket] += [(taken[i], index) for i in order]
+            buckets += [bucket] * len(taken)
+        places = Stream(self.data_seed, "bucket_order", self.dataset, index).permutation(len(buckets))
+        self._turns += [buckets[place] for place in places]
+        self._passes += 1
 
     def micro_batch(self, m):
-        round_index, place = divmod(m, len(self.stands_for))
-        buckets = self._round(round_index)
-        bucket = buckets[place]
-        turn = round_index * self.sizes[bucket] + buckets[:place].count(bucket)
-        draws = []
-        for slot in range(self.micro_batch_size):
-            epoch, position = divmod(turn * self.micro_batch_size + slot, self.sizes[bucket])
-            row = self._epoch(bucket, epoch)[position]
-            draws.append(Draw(m * self.micro_batch_size + slot, bucket, row, epoch))
-        return draws
+        size = self.micro_batch_size
+        while len(self._turns) <= m:
+            self._lay_out_a_pass()
+        bucket = self._turns[m]
+        first = self._turns[:m].count(bucket) * size
+        while len(self._elements[bucket]) < first + size:
+            self._lay_out_a_pass()
+        drawn = self._elements[bucket][first : first + size]
+        return [Draw(m * size + slot, bucket, row, index) for slot, (row, index) in enumerate(drawn)]
 
 
 def subset(images, count, subset_seed):

@@ -82,12 +82,12 @@ def test_derived_seeds():
     assert [philox.derive_seed(*case) for case in cases] == answers
 
 
-def test_micro_batches():
-    datasets = [[1], [48], [5, 0, 3], [20, 31, 2]]
+def compare_micro_batches(cases):
     requests = [
         {
             "kind": "micro_batches",
             "sizes": sizes,
+            "weights": weights,
             "data_seed": data_seed,
             "trial_seed": trial_seed,
             "dataset": dataset,
@@ -95,12 +95,27 @@ def test_micro_batches():
             "from": start,
             "count": 30,
         }
-        for sizes, micro_batch_size, start in itertools.product(datasets, [1, 4, 16], [0, 45])
+        for (sizes, weights), micro_batch_size, start in itertools.product(cases, [1, 4, 16], [0, 45])
         for data_seed, trial_seed, dataset in [(0, 0, 0), (2**63 + 1, 12345, 1)]
     ]
     for asked, found in zip(requests, ask(requests)):
         stream = philox.SampleStream(
-            asked["sizes"], asked["data_seed"], asked["trial_seed"], asked["dataset"], asked["micro_batch_size"]
+            asked["sizes"], asked["data_seed"], asked["trial_seed"], asked["dataset"], asked["micro_batch_size"], asked["weights"]
         )
         for m, draws in enumerate(found, asked["from"]):
             assert [[d.draw, d.bucket, d.row, d.epoch] for d in stream.micro_batch(m)] == draws
+
+
+def test_micro_batches():
+    compare_micro_batches([([[size] for size in sizes], [1]) for sizes in [[1], [48], [5, 0, 3], [20, 31, 2]]])
+
+
+def test_micro_batches_of_several_datasets():
+    compare_micro_batches(
+        [
+            ([[7, 4]], [1, 1]),
+            ([[5, 0, 3], [2, 9, 1], [0, 0, 4]], [1, 0.5, 2.25]),
+            ([[1, 1], [1, 0], [0, 1]], [0.3, 0.123456]),
+            ([[6, 3]], [0, 1]),
+        ]
+    )

@@ -51,6 +51,7 @@ TEST_F(ConfigFile, EchoReadsBackAsTheSameConfiguration) {
   table.set({"optim.adam_epsilon", "1.0000000000000002e-8", "test"});
   table.set({"sample.prompts", "a cat | \"a | b\" | dog", "test"});
   table.set({"output", "\" spaced folder\"", "test"});
+  table.set({"data", "plain.latents, \"a, b.latents\",c #d|e", "test"});
   TrainConfig again;
   OptionTable other;
   declare(other, again);
@@ -60,6 +61,7 @@ TEST_F(ConfigFile, EchoReadsBackAsTheSameConfiguration) {
   EXPECT_EQ(again.hypernetwork.layer_structure, (std::vector<double>{1, 2, 4, 2, 1}));
   EXPECT_EQ(again.sample.prompts, (std::vector<std::string>{"a cat", "a | b", "dog"}));
   EXPECT_EQ(again.output, " spaced folder");
+  EXPECT_EQ(again.data.paths, (std::vector<std::filesystem::path>{"plain.latents", "a, b.latents", "c #d|e"}));
 }
 
 TEST_F(ConfigFile, BadFilesAreNamed) {
@@ -67,6 +69,19 @@ TEST_F(ConfigFile, BadFilesAreNamed) {
   EXPECT_NE(message_of([] { read_config_file("/tmp"); }).find("folder"), std::string::npos);
   EXPECT_NE(message_of([&] { read_config_file(write("nonsense without equals\n")); }).find(file_.string()),
             std::string::npos);
+}
+
+TEST(OptionTable, ListsOfPaths) {
+  TrainConfig config;
+  OptionTable table;
+  declare(table, config);
+  EXPECT_TRUE(config.data.empty());
+  table.set({"data", "one.latents", "test"});
+  EXPECT_EQ(config.data, PathList(std::filesystem::path("one.latents")));
+  EXPECT_EQ(config.data.string(), "one.latents");
+  table.set({"data", "", "test"});
+  EXPECT_TRUE(config.data.empty());
+  EXPECT_NE(message_of([&] { table.set({"data", "a,,b", "test"}); }).find("separated by commas"), std::string::npos);
 }
 
 TEST(OptionTable, UnknownOptionNamesTheNearest) {

@@ -1,8 +1,6 @@
 #include "data/latent_dataset.h"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "data_fixture.h"
 #include "store/files.h"
@@ -118,50 +116,6 @@ TEST_F(Dataset, SplitsByBucket) {
   EXPECT_EQ(dataset.by_bucket(Split::train), (Samples{{4, 5, 14, 15}, {0, 1, 2, 3, 10, 11, 12, 13}}));
   EXPECT_EQ(dataset.by_bucket(Split::validation), (Samples{{}, {6, 7}}));
   EXPECT_EQ(dataset.by_bucket(Split::test), (Samples{{8, 9}, {}}));
-}
-
-TEST_F(Dataset, SubsetsAreNestedAndHoldWholeImages) {
-  const LatentDataset dataset(folder_);
-  const auto images = [&](std::uint64_t n, std::uint64_t seed) {
-    std::set<int> found;
-    std::size_t samples = 0;
-    for (const auto& bucket : dataset.training_subset(n, seed)) {
-      EXPECT_TRUE(std::is_sorted(bucket.begin(), bucket.end()));
-      samples += bucket.size();
-      for (const std::size_t sample : bucket) found.insert(dataset.record(sample).image_sha256[0]);
-    }
-    EXPECT_EQ(samples, 2 * found.size()) << "both variants of each image";
-    EXPECT_FALSE(found.count(3) || found.count(4)) << "held-out images";
-    return found;
-  };
-  std::set<int> before;
-  for (std::uint64_t n = 1; n <= 6; ++n) {
-    const auto now = images(n, 5);
-    EXPECT_EQ(now.size(), n);
-    EXPECT_TRUE(std::includes(now.begin(), now.end(), before.begin(), before.end())) << n;
-    before = now;
-  }
-  EXPECT_EQ(dataset.training_subset(0, 5), dataset.by_bucket(Split::train));
-  std::set<std::set<int>> distinct;
-  for (std::uint64_t seed = 0; seed < 20; ++seed) distinct.insert(images(2, seed));
-  EXPECT_GT(distinct.size(), 3u);
-  expect_says(error_of([&] { dataset.training_subset(7, 5); }), {"data.subset", "at most the 6", "found 7"});
-}
-
-TEST_F(Dataset, RepeatedImagesStandInTheTrainingListAsOften) {
-  const auto plain = LatentDataset(folder_).training_subset(0, 0);
-  captions_[4].repeats = 3;
-  write_all();
-  EXPECT_EQ(read_captions(folder_)[4].repeats, 3u);
-  const LatentDataset dataset(folder_);
-  auto repeated = dataset.training_subset(0, 0);
-  EXPECT_EQ(std::count(repeated[0].begin(), repeated[0].end(), 4), 3);
-  EXPECT_TRUE(std::is_sorted(repeated[0].begin(), repeated[0].end()));
-  for (auto& bucket : repeated) bucket.erase(std::unique(bucket.begin(), bucket.end()), bucket.end());
-  EXPECT_EQ(repeated, plain);
-  EXPECT_EQ(dataset.by_bucket(Split::train), plain) << "measured once each";
-  write("captions.jsonl", "{\"sample_id\": 1, \"source\": \"a\", \"text\": \"b\", \"repeats\": 0}");
-  expect_says(error_of([&] { read_captions(folder_); }), {"captions.jsonl:1", "repeats"});
 }
 
 TEST_F(Dataset, DamagedPartsAreRefused) {

@@ -95,7 +95,7 @@ TEST(SampleStream, EveryEpochCoversEachRowOnceAndDropsNothing) {
 }
 
 TEST(SampleStream, DatasetsSmallerThanAMicroBatchWrap) {
-  const SampleStream stream({3}, 4, 5, 0, 8);
+  const SampleStream stream(Sizes{3}, 4, 5, 0, 8);
   const auto draws = stream.micro_batch(0);
   ASSERT_EQ(draws.size(), 8u);
   EXPECT_EQ(draws[7].epoch, 2u);
@@ -116,6 +116,102 @@ TEST(SampleStream, AMicroBatchHoldsOneBucketInProportionToItsRows) {
   EXPECT_EQ(counts, (std::map<std::uint32_t, std::uint64_t>{{0, 8}, {1, 36}, {3, 16}}));
 }
 
+/// Buckets of sizes 5 + 4, 0 + 3 and 2 + 0 of two datasets; the second weighs 0.5.
+StreamRows two_datasets(double second = 0.5) { return {{{5, 4}, {0, 3}, {2, 0}}, {Weight::of(1), Weight::of(second)}}; }
+
+// micro_batch of sample_stream.h, written from the text: passes are laid out one after the other, in full.
+std::vector<std::vector<Draw>> documented_mixture(const StreamRows& rows, std::uint64_t data_seed,
+                                                  std::uint64_t trial_seed, std::uint32_t size, std::uint64_t count) {
+  constexpr std::uint64_t kPasses = 400;
+  std::vector<std::vector<std::pair<std::uint32_t, std::uint64_t>>> order(rows.rows.size());  // (row, pass) by bucket
+  std::vector<std::uint32_t> turns;
+  for (std::uint64_t pass = 0; pass < kPasses; ++pass) {
+    std::vector<std::uint32_t> stands_for;
+    for (std::uint32_t bucket = 0; bucket < rows.rows.size(); ++bucket) {
+      std::vector<std::uint32_t> taken;
+      std::uint32_t first = 0;
+      for (std::uint64_t dataset = 0; dataset < rows.weights.size(); ++dataset) {
+        const RandomStream of_share{data_seed, Purpose::dataset_weight, 0, (std::uint64_t{bucket} << 40) + dataset};
+        const std::uint32_t n = rows.rows[bucket][dataset];
+        for (const std::uint32_t row : WeightedRows(n, rows.weights[dataset], of_share).taken(pass)) {
+          taken.push_back(first + row);
+        }
+        first += n;
+      }
+      const RandomStream shuffled{derive_seed(data_seed, "order", 0) ^ trial_seed, Purpose::sample_order, 0,
+                                  (std::uint64_t{bucket} << 40) + pass};
+      for (const std::uint32_t i : permutation(shuffled, static_cast<std::uint32_t>(taken.size()))) {
+        order[bucket].emplace_back(taken[i], pass);
+      }
+      stands_for.insert(stands_for.end(), taken.size(), bucket);
+    }
+    const RandomStream places{data_seed, Purpose::bucket_order, 0, pass};
+    for (const std::uint32_t place : permutation(places, static_cast<std::uint32_t>(stands_for.size()))) {
+      turns.push_back(stands_for[place]);
+    }
+  }
+  std::vector<std::vector<Draw>> micro_batches;
+  std::vector<std::size_t> next(rows.rows.size());
+  for (std::uint64_t m = 0; m < count; ++m) {
+    std::vector<Draw>& draws = micro_batches.emplace_back();
+    for (std::uint64_t slot = 0; slot < size; ++slot) {
+      const auto [row, pass] = order[turns[m]].at(next[turns[m]]++);
+      draws.push_back({m * size + slot, turns[m], row, pass});
+    }
+  }
+  return micro_batches;
+}
+
+TEST(SampleStream, DatasetsWithWeightsAreWhatItsHeaderDocuments) {
+  for (const double weight : {0.5, 0.123456, 2.25, 0.0}) {
+    const StreamRows rows = two_datasets(weight);
+    const SampleStream stream(rows, 12, 345, 0, 3);
+    const auto expected = documented_mixture(rows, 12, 345, 3, 90);
+    for (const std::uint64_t m : {0, 1, 2, 30, 31, 89, 88, 3, 60}) {
+      const auto found = stream.micro_batch(m);
+      for (std::size_t i = 0; i < 3; ++i) {
+        EXPECT_EQ(found[i].draw, expected[m][i].draw);
+        EXPECT_EQ(found[i].bucket, expected[m][i].bucket) << weight << " " << m;
+        EXPECT_EQ(found[i].row, expected[m][i].row) << weight << " " << m;
+        EXPECT_EQ(found[i].epoch, expected[m][i].epoch);
+      }
+    }
+  }
+}
+
+TEST(SampleStream, DatasetsAreTakenByTheirWeights) {
+  const SampleStream stream(two_datasets(), 3, 4, 0, 2);
+  // Two passes hold 2 * 7 rows of the first dataset and 7 of the second; micro-batches of 2 need 2 rounds of each.
+  std::map<std::pair<std::uint32_t, std::uint32_t>, int> counts;
+  for (std::uint64_t m = 0; m < 2 * 21; ++m) {
+    for (const Draw& draw : stream.micro_batch(m)) ++counts[{draw.bucket, draw.row}];
+  }
+  for (const std::uint32_t row : {0, 1, 2, 3, 4}) EXPECT_EQ((counts[{0, row}]), 8) << row;
+  for (const std::uint32_t row : {5, 6, 7, 8}) EXPECT_EQ((counts[{0, row}]), 4) << row;
+  for (const std::uint32_t row : {0, 1}) EXPECT_EQ((counts[{2, row}]), 8) << row;
+  int rare = 0;  // three rows by halves: they need two rounds more to come out even
+  for (const std::uint32_t row : {0, 1, 2}) rare += counts[{1, row}];
+  EXPECT_EQ(rare, 12);
+}
+
+TEST(SampleStream, OneMicroBatchMayHoldSeveralDatasets) {
+  const SampleStream stream(StreamRows{{{8, 8}}, {Weight{}, Weight{}}}, 3, 4, 0, 4);
+  int mixed = 0;
+  for (std::uint64_t m = 0; m < 40; ++m) {
+    const auto draws = stream.micro_batch(m);
+    const auto of_first = std::count_if(draws.begin(), draws.end(), [](const Draw& draw) { return draw.row < 8; });
+    mixed += of_first > 0 && of_first < 4;
+  }
+  EXPECT_GT(mixed, 20);
+}
+
+TEST(SampleStream, WeightsOfOneChangeNothing) {
+  const SampleStream one(Sizes{9, 3}, 5, 6, 0, 2), two(StreamRows{{{5, 4}, {0, 3}}, {Weight{}, Weight{}}}, 5, 6, 0, 2);
+  for (std::uint64_t m = 0; m < 50; ++m) {
+    for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(one.micro_batch(m)[i].row, two.micro_batch(m)[i].row);
+  }
+}
+
 TEST(SampleStream, TheTrialSeedChangesRowsButNotBuckets) {
   const Sizes sizes{20, 30};
   const SampleStream one(sizes, 7, 1, 0, 2), other(sizes, 7, 2, 0, 2);
@@ -133,7 +229,7 @@ TEST(SampleStream, TheTrialSeedChangesRowsButNotBuckets) {
 }
 
 TEST(SampleStream, AnyMicroBatchCanBeAskedForAtAnyTime) {
-  const SampleStream forwards({5, 8}, 3, 3, 0, 4), backwards({5, 8}, 3, 3, 0, 4);
+  const SampleStream forwards(Sizes{5, 8}, 3, 3, 0, 4), backwards(Sizes{5, 8}, 3, 3, 0, 4);
   std::vector<std::vector<Draw>> expected;
   for (std::uint64_t m = 0; m < 60; ++m) expected.push_back(forwards.micro_batch(m));
   for (std::uint64_t m = 60; m-- > 0;) {
@@ -143,16 +239,18 @@ TEST(SampleStream, AnyMicroBatchCanBeAskedForAtAnyTime) {
 }
 
 TEST(SampleStream, EpochsDiffer) {
-  const SampleStream stream({50}, 1, 1, 0, 50);
+  const SampleStream stream(Sizes{50}, 1, 1, 0, 50);
   const auto first = stream.micro_batch(0), second = stream.micro_batch(1);
   EXPECT_FALSE(std::equal(first.begin(), first.end(), second.begin(),
                           [](const Draw& a, const Draw& b) { return a.row == b.row; }));
 }
 
 TEST(SampleStream, RefusesToStreamNothing) {
-  EXPECT_THROW(SampleStream({}, 0, 0, 0, 1), InputError);
-  EXPECT_THROW(SampleStream({0, 0}, 0, 0, 0, 1), InputError);
-  EXPECT_THROW(SampleStream({4}, 0, 0, 0, 0), Error);
+  EXPECT_THROW(SampleStream(Sizes{}, 0, 0, 0, 1), InputError);
+  EXPECT_THROW(SampleStream(Sizes{0, 0}, 0, 0, 0, 1), InputError);
+  EXPECT_THROW(SampleStream(Sizes{4}, 0, 0, 0, 0), Error);
+  EXPECT_THROW(SampleStream(StreamRows{{{3, 0}}, {Weight::of(0), Weight{}}}, 0, 0, 0, 1), InputError);
+  EXPECT_THROW(SampleStream(StreamRows{{{3'000'000'000, 0}}, {Weight::of(2), Weight{}}}, 0, 0, 0, 1), Error);
 }
 
 TEST(Leaves, RanksShareThemInOrder) {

@@ -16,7 +16,7 @@ class Cost : public SweepTest {
  protected:
   TrialCost of(const TrainConfig& config) const {
     const model::UNetConfig unet = base_unet_config(config.base);
-    return trial_cost(config, trainable_parameters(config), {16, 16, 100, 8, 8, 0}, unet);
+    return trial_cost(config, trainable_parameters(config), {16, 16, {100}, 8, 8, 0}, unet);
   }
   TrainConfig emoji() const {
     TrainConfig config;

@@ -39,8 +39,8 @@ TEST_F(MicroBatchTest, RowsAreKeyedByTheirDrawNotTheirMicroBatch) {
 
 TEST_F(MicroBatchTest, LatentSampling) {
   const auto scaled_mean = [&](const MicroBatch& batch) {
-    return dataset->latent(static_cast<std::size_t>(batch.sample_id[0].item<std::int64_t>())).mean *
-           dataset->index().scaling_factor;
+    const auto sample = static_cast<std::size_t>(batch.sample_id[0].item<std::int64_t>());
+    return dataset->latent(sample).mean * dataset->scaling_factor(sample);
   };
   config.data_options.latent_sampling = "deterministic";
   MicroBatch batch = make(0);

@@ -10,7 +10,7 @@
 #include "comm/communicator.h"
 #include "core/config.h"
 #include "core/random.h"
-#include "data/latent_dataset.h"
+#include "data/dataset_mix.h"
 #include "model/base_model.h"
 #include "store/files.h"
 #include "train/micro_batch.h"
@@ -27,7 +27,7 @@ class TrainingTest : public ::testing::Test {
     folder = std::filesystem::temp_directory_path() / ("ldmtune-train-" + std::to_string(getpid()));
     std::filesystem::create_directories(folder);
     write_dataset();
-    dataset = new data::LatentDataset(folder);
+    dataset = new data::DatasetMix(folder);
   }
   static void TearDownTestSuite() {
     delete dataset;
@@ -78,8 +78,7 @@ class TrainingTest : public ::testing::Test {
     remake_source();
   }
   void remake_source() {
-    source =
-        std::make_unique<BatchSource>(*dataset, dataset->training_subset(0, 0), *schedule, *prompts, config, at::kCPU);
+    source = std::make_unique<BatchSource>(*dataset, dataset->training_rows(), *schedule, *prompts, config, at::kCPU);
   }
   Trial trial(std::uint64_t seed, std::vector<double> structure = {1, 2, 1}) {
     TrainConfig own = config;
@@ -89,7 +88,7 @@ class TrainingTest : public ::testing::Test {
   }
 
   static inline model::BaseModel* base = nullptr;
-  static inline data::LatentDataset* dataset = nullptr;
+  static inline data::DatasetMix* dataset = nullptr;
   static inline std::filesystem::path folder;
   TrainConfig config;
   std::unique_ptr<diffusion::NoiseSchedule> schedule;
