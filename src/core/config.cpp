@@ -147,6 +147,8 @@ void declare_lora(OptionTable& t, LoraConfig& c) {
         "all: every one; empty: none");
   t.add("lora.init_from", c.init_from, "",
         "Start from this LoRA of diffusers, PEFT or kohya: its rank, alpha and layers must be those above");
+  t.add("lora.text_encoder_learning_rate", c.text_encoder_learning_rate, "",
+        "The text encoder's learning rate (SDXL: of both), as optim.learning_rate (empty: the same)");
 }
 
 void declare_dreambooth(OptionTable& t, DreamboothConfig& c) {
@@ -209,7 +211,15 @@ void declare_validation(OptionTable& t, ValidationConfig& c) {
   t.add("validation.seed", c.seed, "",
         "Seed of the fixed noise; with the image's hash it decides it, so every run meets the same");
   t.add("validation.adjacent", c.adjacent, "",
-        "A dataset of neighbouring concepts: its validation split measures forgetting");
+        "A dataset of neighbouring concepts: its validation split measures forgetting, as loss and as drift from the "
+        "base's own prediction");
+  t.add("validation.adjacent_prompts", c.adjacent_prompts, "",
+        "What the base draws into that folder where it is not there yet: prompts separated by |, or a file with one a "
+        "line");
+  t.add("validation.num_adjacent_images", c.num_adjacent_images, "images",
+        "How many it draws, of each prompt in turn, and the least the folder must hold otherwise");
+  t.add("validation.adjacent_trigger", c.adjacent_trigger, "",
+        "Measure the adjacent images once more with this before each caption, such as the new word");
   t.add("validation.timesteps", c.timesteps, "timesteps",
         "Fixed timesteps per image, evenly spaced over the schedule; a multiple of 4");
   t.add("validation.batch_size", c.batch_size, "samples", "Fixed width of a validation batch (padded)");

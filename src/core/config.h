@@ -109,6 +109,7 @@ struct LoraConfig {
   std::string target_modules = "to_q, to_k, to_v, to_out.0";
   std::string text_encoder_target_modules;
   std::filesystem::path init_from;
+  std::string text_encoder_learning_rate;
 };
 
 struct DreamboothConfig {
@@ -149,6 +150,9 @@ struct ValidationConfig {
   std::uint64_t seed = 0;
   std::filesystem::path adjacent;
   std::int64_t timesteps = 4;
+  std::vector<std::string> adjacent_prompts;
+  std::int64_t num_adjacent_images = 32;
+  std::string adjacent_trigger;
   std::int64_t batch_size = 8;
   std::int64_t max_images = 0;
 };

@@ -78,6 +78,24 @@ bool changes_base(const TrainConfig& config) { return config.method == "dreamboo
 TrainConfig checked_config(const TrainConfig& config, int ranks) {
   check_method(config);
   for (const auto& [option, is_missing] :
+void check_lora(const LoraConfig& l) {
+  if (l.text_encoder_learning_rate.empty()) return;
+  require(!l.text_encoder_target_modules.empty(), "lora.text_encoder_learning_rate",
+          "lora.text_encoder_target_modules beside it (without, no text encoder trains)", "none");
+  const optim::PiecewiseSchedule rate(l.text_encoder_learning_rate, "lora.text_encoder_learning_rate");
+}
+
+void check_adjacent(const ValidationConfig& v) {
+  require(v.num_adjacent_images >= 1, "validation.num_adjacent_images", "1 or more",
+          std::to_string(v.num_adjacent_images));
+  for (const auto& [option, is_given] : {std::pair{"validation.adjacent_prompts", !v.adjacent_prompts.empty()},
+                                         {"validation.adjacent_trigger", !v.adjacent_trigger.empty()}}) {
+    if (is_given && v.adjacent.empty()) {
+      fail_input("option ", option, ": needs validation.adjacent, the dataset folder of adjacent images");
+    }
+  }
+}
+
        {std::pair{"base", config.base.empty()}, {"data", config.data.empty()}, {"output", config.output.empty()}}) {
     if (is_missing) fail_input("option ", option, ": not given; see ldmtune train --help");
   }
@@ -105,6 +123,7 @@ TrainConfig checked_config(const TrainConfig& config, int ranks) {
   }
   // Clipping by value replaces the default clipping by norm.
   if (value.at(0) > 0) result.train.max_grad_norm = "0";
+  if (config.method == "lora") check_lora(config.lora);
   const auto& words = config.textual_inversion.placeholder_token;
   // A template's [name] is what is being learned.
   if (config.method == "textual_inversion" && words.size() == 1 && config.caption.name.empty()) {

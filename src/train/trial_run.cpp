@@ -181,7 +181,7 @@ void TrialRun::after_update(const TrialStep& result, double seconds) {
   const auto batch = static_cast<double>(setup_.config.train.global_batch_size);
   const double epoch = static_cast<double>(trial_.step) * batch / setup_.source.samples_per_pass();
   metrics_->append({std::to_string(trial_.step), rounded(epoch), format_number(result.loss),
-                    format_number(result.learning_rates.begin()->second), format_number(result.grad_norm),
+                    format_number(result.learning_rates.rbegin()->second), format_number(result.grad_norm),
                     rounded(batch / seconds, "%.3f"), rounded(state_.seconds, "%.3f")});
 }
 

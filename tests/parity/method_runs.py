@@ -66,7 +66,7 @@ class Case:
         return DreamboothModel(base, self.train_unet, True)
 
     def rate_of(self, name):
-        apart = self.method == "dreambooth" and name.startswith("text_encoder")
+        apart = self.method in ("dreambooth", "lora") and name.startswith("text_encoder")
         return TEXT_RATE if apart else RATES[self.method]
 
 
@@ -161,7 +161,8 @@ class Workshop:
             "hypernetwork": {"hypernetwork.layer_structure": "1,2,1", "hypernetwork.activation": "relu", "hypernetwork.weight_init": "XavierNormal",
                              "hypernetwork.layer_norm": "true", "hypernetwork.layer_norm_init": "ones",
                              "hypernetwork.dropout_structure": ",".join(map(str, HYPERNETWORK_DROPOUT))},
-            "lora": {"lora.rank": RANK, "lora.alpha": ALPHA, "lora.target_modules": "all", "lora.text_encoder_target_modules": "all"},
+            "lora": {"lora.rank": RANK, "lora.alpha": ALPHA, "lora.target_modules": "all", "lora.text_encoder_target_modules": "all",
+                     "lora.text_encoder_learning_rate": "" if case.optimizer == "prodigy" else TEXT_RATE},
             "textual_inversion": {"textual_inversion.placeholder_token": WORD, "textual_inversion.num_vectors": VECTORS,
                                   "textual_inversion.initializer_text": INITIALIZER, "caption.template": "[name] [filewords]"},
             "dreambooth": {"dreambooth.train_unet": case.train_unet, "dreambooth.train_text_encoder": "true",

@@ -33,10 +33,11 @@ TEST(LoraSites, HooksAreWhereTransformersMultiply) {
 TEST(LoraSites, TargetsAreEndingsOfNames) {
   const auto sites = lora_sites(kBase);
   const auto count = [&](const std::string& unet, const std::string& text) {
-    return Lora::from_config({.rank = 2, .alpha = 0, .target_modules = unet, .text_encoder_target_modules = text},
-                             sites)
-        .modules()
-        .size();
+    LoraConfig config;
+    config.rank = 2;
+    config.target_modules = unet;
+    config.text_encoder_target_modules = text;
+    return Lora::from_config(config, sites).modules().size();
   };
   const std::size_t queries = count("to_q", "");
   EXPECT_EQ(count("attn1.to_q", "") + count("attn2.to_q", ""), queries);
