@@ -1,0 +1,34 @@
+#pragma once
+// Memory of a training process, counted before anything is loaded: from config.json files, the headers of weight files
+// and the dataset's index. What a pass needs follows from walking the networks (model/counted_networks.h).
+
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "optim/arena.h"
+#include "sweep/cost.h"
+
+namespace ldmtune::sweep {
+
+struct MemoryItem {
+  std::string name;
+  double bytes = 0;
+};
+
+/// Of one rank.
+struct MemoryPlan {
+  std::vector<MemoryItem> always;   ///< from the start to the end
+  std::vector<MemoryItem> in_turn;  ///< one at a time
+  double kept_for_backward = 0;     ///< of the training step's item: activations; the rest is working memory
+
+  double largest_in_turn() const;
+  double total() const;
+};
+
+/// `trained` as planned_parameters gives it; `pack` trials share the base and go through it together. Errors:
+/// InputError naming a file of the base.
+MemoryPlan memory_plan(const TrainConfig& config, const std::vector<optim::ParameterSpec>& trained, const DataSize& data,
+                       int ranks, int pack = 1);
+
+}  // namespace ldmtune::sweep
