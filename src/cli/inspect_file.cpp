@@ -35,10 +35,12 @@ std::string shape_text(at::IntArrayRef shape) {
 }
 
 std::string describe_safetensors(const fs::path& file) {
-  const FileKind kind = kind_of(file);
-  if (kind != FileKind::other) return describe_kind(kind, file);
   store::Metadata metadata;
   const auto tensors = store::read_safetensors_header(file, &metadata);
+  const FileKind kind = kind_of(file);
+  // A checkpoint's bare parameters do not say how the network is built.
+  const bool is_bare = kind == FileKind::hypernetwork && metadata.count("layer_structure") == 0;
+  if (kind != FileKind::other && !is_bare) return describe_kind(kind, file);
   std::map<std::string, std::int64_t> elements;
   for (const store::TensorInfo& tensor : tensors)
     elements[c10::toString(tensor.dtype)] += c10::multiply_integers(tensor.shape);
