@@ -22,6 +22,9 @@ void declare_train(OptionTable& t, RunConfig& c) {
   t.add("train.max_train_steps", c.max_train_steps, "updates", "Train for this many optimizer updates");
   t.add("train.num_train_epochs", c.num_train_epochs, "epochs",
         "If above 0, train for this many passes over the data instead of max_train_steps");
+  t.add("train.max_tflops", c.max_tflops, "TFLOP",
+        "If above 0, train for the updates that so many counted operations (10^12) pay for instead of max_train_steps: "
+        "forward and backward of all that an update computes, class images and text encoder too; not validation");
   t.add("train.global_batch_size", c.global_batch_size, "samples",
         "Samples of one update over all ranks; divided by micro_batch_size it gives the leaves, a power of two");
   t.add("train.micro_batch_size", c.micro_batch_size, "samples",
@@ -144,10 +147,10 @@ void declare_lora(OptionTable& t, LoraConfig& c) {
   t.add("lora.text_encoder_target_modules", c.text_encoder_target_modules, "",
         "Layers of the text encoder that train too: q_proj, k_proj, v_proj, out_proj (attention), mlp.fc1, mlp.fc2; "
         "all: every one; empty: none");
-  t.add("lora.init_from", c.init_from, "",
-        "Start from this LoRA of diffusers, PEFT or kohya: its rank, alpha and layers must be those above");
   t.add("lora.text_encoder_learning_rate", c.text_encoder_learning_rate, "",
         "The text encoder's learning rate (SDXL: of both), as optim.learning_rate (empty: the same)");
+  t.add("lora.init_from", c.init_from, "",
+        "Start from this LoRA of diffusers, PEFT or kohya: its rank, alpha and layers must be those above");
 }
 
 void declare_dreambooth(OptionTable& t, DreamboothConfig& c) {
@@ -157,19 +160,21 @@ void declare_dreambooth(OptionTable& t, DreamboothConfig& c) {
   t.add("dreambooth.text_encoder_learning_rate", c.text_encoder_learning_rate, "",
         "Its learning rate, as optim.learning_rate (empty: the same)");
   t.add("dreambooth.instance_prompt", c.instance_prompt, "",
-        "What all images of data are called, e.g. \"a sks dog\" (empty: each by its own caption)");
+        "What all images of data are called, e.g. \"a sks dog\" (empty: each by its own caption); with several datasets, "
+        "concepts of their own, a prompt for each: a sks dog | a zwx cat");
   t.add("dreambooth.with_prior_preservation", c.with_prior_preservation, "",
         "Train on class images beside the instances, so that the base's other concepts stay");
   t.add("dreambooth.prior_loss_weight", c.prior_loss_weight, "", "What a class image's loss counts");
   t.add("dreambooth.class_data", c.class_data, "",
         "Dataset folder of class images; one that is not there yet is made: the base draws class_prompt");
   t.add("dreambooth.class_prompt", c.class_prompt, "",
-        "Prompts of the class images, separated by | (empty: class_data's own captions)");
+        "Prompts of the class images, separated by |, or a file with one a line (empty: class_data's own captions)");
   t.add("dreambooth.num_class_images", c.num_class_images, "images",
         "How many the base draws where class_data is not there yet, and the least it must hold otherwise");
-  t.add("dreambooth.init_from", c.init_from, "",
-        "Start from these weights instead of the base's: a run, checkpoint or weights file of ldmtune, or a whole model "
-        "(folder or single file) of the base's kind; the base is still what forgetting is measured against");
+  t.add(
+      "dreambooth.init_from", c.init_from, "",
+      "Start from these weights instead of the base's: a run, checkpoint or weights file of ldmtune, or a whole model "
+      "(folder or single file) of the base's kind; the base is still what forgetting is measured against");
 }
 
 void declare_textual_inversion(OptionTable& t, TextualInversionConfig& c) {

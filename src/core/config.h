@@ -23,6 +23,7 @@ struct RunConfig {
   std::uint64_t seed = 0;
   std::int64_t max_train_steps = 1000;
   std::int64_t num_train_epochs = 0;
+  double max_tflops = 0;
   std::int64_t global_batch_size = 8;
   std::int64_t micro_batch_size = 1;
   std::string max_grad_norm = "1.0";
@@ -108,8 +109,8 @@ struct LoraConfig {
   double alpha = 0;
   std::string target_modules = "to_q, to_k, to_v, to_out.0";
   std::string text_encoder_target_modules;
-  std::filesystem::path init_from;
   std::string text_encoder_learning_rate;
+  std::filesystem::path init_from;
 };
 
 struct DreamboothConfig {
@@ -149,10 +150,10 @@ struct ValidationConfig {
   std::int64_t steps = 100;
   std::uint64_t seed = 0;
   std::filesystem::path adjacent;
-  std::int64_t timesteps = 4;
   std::vector<std::string> adjacent_prompts;
   std::int64_t num_adjacent_images = 32;
   std::string adjacent_trigger;
+  std::int64_t timesteps = 4;
   std::int64_t batch_size = 8;
   std::int64_t max_images = 0;
 };

@@ -151,6 +151,7 @@ at::Tensor UNet2DConditionModel::forward(const at::Tensor& sample, const at::Ten
 void UNet2DConditionModel::set_gradient_checkpointing(bool enabled) { impl_->gradient_checkpointing = enabled; }
 
 const store::TensorMap& UNet2DConditionModel::parameters() const { return impl_->parameters; }
+const UNetConfig& UNet2DConditionModel::config() const { return impl_->config; }
 std::int64_t UNet2DConditionModel::in_channels() const { return impl_->config.in_channels; }
 std::int64_t UNet2DConditionModel::cross_attention_dim() const { return impl_->config.cross_attention_dim; }
 bool UNet2DConditionModel::takes_added_conditioning() const { return impl_->config.pooled_width > 0; }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "model/hooks.h"
+#include "model/unet_config.h"
 #include "model/weights.h"
 
 namespace ldmtune::model {
@@ -48,6 +49,7 @@ class UNet2DConditionModel {
   /// Parameters under the checkpoint's keys (shared with the modules: setting requires_grad on them trains them).
   const store::TensorMap& parameters() const;
 
+  const UNetConfig& config() const;
   std::int64_t in_channels() const;
   std::int64_t cross_attention_dim() const;
   bool takes_added_conditioning() const;  ///< SDXL

@@ -53,7 +53,9 @@ void check_trial(const TrainConfig& config, int ranks) {
   if (config.data.empty())
     fail_input("option data: expected a dataset folder written by ldmtune prepare, found nothing");
   for (const auto& folder : config.data) data::read_dataset_index(folder);
-  if (!config.validation.adjacent.empty()) data::read_dataset_index(config.validation.adjacent);
+  const auto& adjacent = config.validation.adjacent;
+  const bool is_drawn = !config.validation.adjacent_prompts.empty() && !std::filesystem::exists(adjacent);
+  if (!adjacent.empty() && !is_drawn) data::read_dataset_index(adjacent);
   data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, ranks);
   const optim::LearningRateSchedule schedule(config.optim.learning_rate, config.optim.lr_scheduler,
                                              config.optim.lr_warmup_steps, config.train.max_train_steps);
@@ -103,7 +105,7 @@ class Costs {
       const model::UNetConfig unet = base_unet_config(config.base);
       found = grounds_.emplace(key, Ground{unet, data_size(config, unet)}).first;
     }
-    return trial_cost(config, trainable_parameters(config), found->second.data, found->second.unet);
+    return trial_cost(config, found->second.data, found->second.unet);
   }
 
  private:
@@ -113,23 +115,6 @@ class Costs {
   };
   std::map<std::string, Ground> grounds_;
 };
-
-/// From the base's configuration and headers alone.
-std::vector<optim::ParameterSpec> parameters_of(const TrainConfig& config) {
-  if (config.method == "hypernetwork") {
-    const auto widths = base_context_widths(config.base);
-    return adapt::Hypernetwork(adapt::HypernetworkSpec::from_config(config.hypernetwork, widths)).parameters();
-  }
-  if (config.method == "lora") {
-    return adapt::Lora::from_config(config.lora, adapt::lora_sites(config.base)).parameters();
-  }
-  if (config.method == "dreambooth") {
-    return adapt::dreambooth_parameters(config.dreambooth, config.caption.clip_skip, config.base);
-  }
-  if (config.method == "textual_inversion") return adapt::planned_parameters(config.textual_inversion, config.base);
-  fail_input("option method: expected hypernetwork, lora, textual_inversion or dreambooth, found '", config.method,
-             "'");
-}
 
 /// Characters of UTF-8 text.
 std::size_t columns_of(const std::string& text) {
@@ -146,6 +131,11 @@ std::string shown(const Trial& trial, const std::pair<std::string, std::string>&
   return option.second.empty() ? "(none)" : option.second;
 }
 
+/// training_length, or the updates that a budget pays for.
+std::string length_of(const TrainConfig& config, const TrialCost& cost) {
+  return config.train.max_tflops > 0 ? std::to_string(cost.updates) : training_length(config);
+}
+
 json trial_entry(const Grid& grid, const Trial& trial, Costs& costs) {
   json options = json::object();
   for (const auto& [name, value] : trial.varied) options[name] = trial.inactive.count(name) ? json() : json(value);
@@ -159,7 +149,7 @@ json trial_entry(const Grid& grid, const Trial& trial, Costs& costs) {
           {"trainable_parameters", trainable_parameters(trial.config)},
           {"tflops", cost.tflops()},
           {"memory_bytes", cost.bytes},
-          {"length", training_length(trial.config)}};
+          {"length", length_of(trial.config, cost)}};
 }
 
 }  // namespace
@@ -185,9 +175,25 @@ std::set<std::int64_t> base_context_widths(const std::filesystem::path& base) {
   return widths;
 }
 
+std::vector<optim::ParameterSpec> planned_parameters(const TrainConfig& config) {
+  if (config.method == "hypernetwork") {
+    const auto widths = base_context_widths(config.base);
+    return adapt::Hypernetwork(adapt::HypernetworkSpec::from_config(config.hypernetwork, widths)).parameters();
+  }
+  if (config.method == "lora") {
+    return adapt::Lora::from_config(config.lora, adapt::lora_sites(config.base)).parameters();
+  }
+  if (config.method == "dreambooth") {
+    return adapt::dreambooth_parameters(config.dreambooth, config.caption.clip_skip, config.base);
+  }
+  if (config.method == "textual_inversion") return adapt::planned_parameters(config.textual_inversion, config.base);
+  fail_input("option method: expected hypernetwork, lora, textual_inversion or dreambooth, found '", config.method,
+             "'");
+}
+
 std::int64_t trainable_parameters(const TrainConfig& config) {
   std::int64_t total = 0;
-  for (const optim::ParameterSpec& parameter : parameters_of(config)) {
+  for (const optim::ParameterSpec& parameter : planned_parameters(config)) {
     std::int64_t elements = 1;
     for (const std::int64_t extent : parameter.shape) elements *= extent;
     total += elements;
@@ -258,7 +264,7 @@ std::string plan_table(const Grid& grid) {
       if (draws_subsets) row.push_back(std::to_string(trial.config.data_options.subset_seed));
       row.push_back(std::to_string(trial.config.train.seed));
       row.push_back(grouped(trainable_parameters(trial.config)));
-      row.push_back(training_length(trial.config));
+      row.push_back(length_of(trial.config, cost));
       row.push_back(decimals(cost.tflops(), ""));
       row.push_back(decimals(cost.bytes * 1e-9, " GB"));
       row.push_back(duration(1e12 * cost.tflops() / speed.flops_per_s));
@@ -292,6 +298,13 @@ void write_plan(const Grid& grid) {
   json rungs = json::array();
   for (const Rung& rung : plan_rungs(grid)) {
     rungs.push_back({{"step", rung.step}, {"settings", rung.settings}, {"trials", rung.trials}});
+  }
+  for (const VariedOption& option : grid.varied) {
+    std::set<std::string> referents;
+    for (const auto& condition : option.conditions) {
+      if (condition) referents.insert(condition->referent);
+    }
+    for (const std::string& referent : referents) conditions[option.name].push_back(referent);
   }
   const TrainConfig& first = grid.trials.front().config;
   std::filesystem::create_directories(grid.sweep.output);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "optim/arena.h"
 #include "sweep/grid.h"
 
 namespace ldmtune::sweep {
@@ -16,7 +17,10 @@ namespace ldmtune::sweep {
 /// weights; equal to UNet2DConditionModel::context_widths(). Errors: InputError naming the file or key.
 std::set<std::int64_t> base_context_widths(const std::filesystem::path& base);
 
-/// Parameters that a configuration trains. Errors: InputError for a method that is not built, and what the method's
+/// Parameters that a configuration trains, from the base's configuration and headers alone. Errors: as below.
+std::vector<optim::ParameterSpec> planned_parameters(const TrainConfig& config);
+
+/// How many numbers these are. Errors: InputError for a method that is not built, and what the method's
 /// options refuse.
 std::int64_t trainable_parameters(const TrainConfig& config);
 
