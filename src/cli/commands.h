@@ -15,6 +15,7 @@ ExitCode run_prepare(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_train(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_sample(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_sweep(const Arguments& arguments, comm::Communicator& comm);
+ExitCode run_evaluate(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_export(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_import(const Arguments& arguments, comm::Communicator& comm);
 ExitCode run_bench(const Arguments& arguments, comm::Communicator& comm);

@@ -27,6 +27,7 @@ const std::map<std::string, Command>& commands() {
       {"sample", {run_sample, "draw pictures from prompts, with a hypernetwork if given"}},
       {"sweep", {run_sweep, "train every combination that a sweep file names: plan, run, trial N, collect, best"}},
       {"bench", {run_bench, "time training steps: steps/s, samples/s, share of the machine's measured peak, memory"}},
+      {"evaluate", {run_evaluate, "measure a run at strengths from 0 to 1: fit against forgetting"}},
       {"export", {run_export, "write a checkpoint or file in another program's format"}},
       {"import", {run_import, "turn another program's file into what ldmtune trains on from"}},
       {"inspect", {run_inspect, "say what a file or folder is and whether its checksums hold"}},

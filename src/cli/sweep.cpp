@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "core/options.h"
 #include "pipeline/collective.h"
+#include "store/files.h"
 #include "sweep/best.h"
 #include "sweep/grid.h"
 #include "sweep/halving.h"
@@ -18,6 +19,7 @@
 #include "sweep/pictures.h"
 #include "sweep/plan.h"
 #include "sweep/results.h"
+#include "sweep/strengths.h"
 #include "sweep/trials.h"
 #include "train/pack.h"
 #include "train/run.h"
@@ -52,6 +54,11 @@ depend on K, not on its pack-mates.
 
 Under mpirun or srun all ranks train each trial together. A value that holds | itself is quoted; sample.prompts uses |
 for its own list and cannot vary.
+
+An alternative may have a condition of its own, so that each method has its own rates:
+  method = lora | dreambooth
+  [optim]
+  learning_rate = (1e-3 | 3e-3) if method = lora | 1e-5 if method = dreambooth
 
 [sweep] may also say: zip = a, b (options that change together); conditions = a if b = true | c if d = x or y (elsewhere
 a and c stand at their defaults); draws = 16 with options given as log_uniform(1e-4, 1e-2), uniform(a, b), integer(a, b)
@@ -110,13 +117,16 @@ Request parse_request(const Arguments& arguments) {
   return request;
 }
 
-/// Pictures and results.csv of what is done so far.
+/// Pictures, the winners' strengths and results.csv of what is done so far.
 ExitCode collect(const sweep::Grid& grid, comm::Communicator& comm) {
-  const ExitCode code = sweep::draw_pictures(grid, sweep::read_results(grid), comm);
+  ExitCode code = sweep::draw_pictures(grid, sweep::read_results(grid), comm);
+  if (code == ExitCode::done) code = sweep::measure_winners(grid, sweep::read_results(grid), comm);
   pipeline::root_gives(comm, [&] {
     const auto rows = sweep::read_results(grid);
     sweep::write_plan(grid);
     sweep::write_results(grid, rows);
+    const std::string strengths = sweep::strengths_table_csv(grid, rows);
+    if (!strengths.empty()) store::write_text(grid.sweep.output / "strengths.csv", strengths);
     std::cout << sweep::results_table(grid, rows) << "\n"
               << (grid.sweep.output / "results.csv").string() << "\n"
               << std::flush;
