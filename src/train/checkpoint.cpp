@@ -101,14 +101,6 @@ void restore_numbers(const json& state, Trial& trial) {
   *trial.scaler = {scale.at("scale"), scale.at("good_updates"), scale.at("skipped")};
 }
 
-void write_shared_files(const fs::path& folder, const Trial& trial, const at::Tensor& average,
-                        const CheckpointState& state, int ranks) {
-  write_parameters(folder, trial, average, state);
-  json whole_state = to_json(state, *trial.arena, ranks);
-  whole_state.update(numbers_of(trial));
-  if (!state.stop_values.empty()) whole_state["stop_values"] = to_json(state.stop_values);
-  store::write_json(folder / "state.json", whole_state);
-}
 /// Parameters, their average where there is one, and the exchange file where neither of them is it already.
 void write_parameters(const fs::path& folder, const Trial& trial, const at::Tensor& average,
                       const CheckpointState& state) {
@@ -128,6 +120,14 @@ void write_parameters(const fs::path& folder, const Trial& trial, const at::Tens
                       {state.adapter_name, state.step, state.base_sha256, state.base_name});
 }
 
+void write_shared_files(const fs::path& folder, const Trial& trial, const at::Tensor& average,
+                        const CheckpointState& state, int ranks) {
+  write_parameters(folder, trial, average, state);
+  json whole_state = to_json(state, *trial.arena, ranks);
+  whole_state.update(numbers_of(trial));
+  if (!state.stop_values.empty()) whole_state["stop_values"] = to_json(state.stop_values);
+  store::write_json(folder / "state.json", whole_state);
+}
 
 void write_manifest(const fs::path& folder) {
   json files = json::object();
@@ -202,6 +202,7 @@ bool defines_bits(const std::string& option) {
 }  // namespace
 
 std::string export_file_name(const Trial& trial, const std::string& adapter_name) {
+  if (trial.adapter->exports_plain_parameters()) return trial.ema ? kAverageFile : kParametersFile;
   return adapter_name + trial.adapter->file_extension();
 }
 
@@ -216,7 +217,6 @@ void write_checkpoint(const fs::path& run_folder, const Trial& trial, const Chec
   const fs::path partial = folder.string() + ".partial";
   const bool is_root = comm.rank() == 0;
   const at::Tensor average = whole_average(trial, comm);
-  if (trial.adapter->exports_plain_parameters()) return trial.ema ? kAverageFile : kParametersFile;
   // Three stages that end alike on all ranks: a full disk on one must not leave the others waiting.
   pipeline::run_together(comm, [&] {
     if (!is_root) return;
@@ -299,6 +299,7 @@ void load_checkpoint(const fs::path& checkpoint, Trial& trial) {
   }
   const store::SafetensorsFile parameters = store::read_safetensors(checkpoint / kParametersFile);
   for (auto& [name, view] : trial.arena->parameter_views()) view.copy_(parameters.tensors.at(name));
+  trial.arena->refresh_copies();
   trial.step = state.at("step");
   restore_numbers(state, trial);
   if (trial.ema) {
@@ -314,5 +315,4 @@ void load_checkpoint(const fs::path& checkpoint, Trial& trial) {
   }
 }
 
-  trial.arena->refresh_copies();
 }  // namespace ldmtune::train

@@ -1,5 +1,6 @@
 #pragma once
-// Prior preservation's second dataset: images of the class, drawn by the untouched base or brought by the user.
+// Datasets beside the one that trains, drawn by the untouched base or brought by the user: class images of prior
+// preservation, and adjacent concepts.
 
 #include <memory>
 
@@ -7,15 +8,18 @@
 #include "core/config.h"
 #include "data/latent_dataset.h"
 #include "model/base_model.h"
-#include "pipeline/text.h"
 
 namespace ldmtune::train {
 
-/// The dataset dreambooth.class_data; null without prior preservation. One that is not there yet is made, a collective:
-/// the base draws num_class_images pictures of the class prompts in turn (settings of [sample]; picture i starts from
-/// index i), the ranks sharing them, into CLASS_DATA.images, which are then encoded as `prepare` does.
-/// Errors: InputError naming the option: nothing to draw from, too few images, captions that are no class prompt.
+/// The dataset dreambooth.class_data, drawn where it is not there yet (a collective); null without prior preservation.
+/// Errors: as open_or_draw (train/drawn_dataset.h).
 std::unique_ptr<data::LatentDataset> open_class_data(const TrainConfig& config, const model::BaseModel& base,
-                                                     pipeline::PromptEncoder& prompts, comm::Communicator& comm);
+                                                     comm::Communicator& comm);
+
+/// The dataset validation.adjacent, drawn where it is not there yet and validation.adjacent_prompts says what; null
+/// where none is named. What is drawn is its validation split, from other noise than class images.
+/// Errors: as open_or_draw, and options that need another one.
+std::unique_ptr<data::LatentDataset> open_adjacent_data(const TrainConfig& config, const model::BaseModel& base,
+                                                        comm::Communicator& comm);
 
 }  // namespace ldmtune::train

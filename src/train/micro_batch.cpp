@@ -11,6 +11,7 @@ namespace {
 /// What instances are called and where their subject lies says nothing about class images.
 TrainConfig for_class_images(TrainConfig config) {
   config.caption.template_text.clear();
+  config.dreambooth.instance_prompt.clear();
   config.loss.masked = false;
   return config;
 }
@@ -46,7 +47,7 @@ BatchSource::BatchSource(const data::DatasetMix& dataset, data::TrainingRows row
       schedule_(schedule),
       prompts_(prompts),
       tags_(config.caption),
-      templates_(config.caption.template_text, config.caption.name),
+      templates_(config),
       caption_dropout_(config.caption.dropout),
       data_seed_(config.data_options.seed),
       sampling_(parse_latent_sampling(config.data_options.latent_sampling)),
@@ -130,7 +131,8 @@ MicroBatch BatchSource::make(const std::vector<data::Draw>& draws, std::uint64_t
     noise.push_back(training_noise(draw.draw, trial_seed, latents.back().sizes()));
     samples.push_back(sample);
     const std::string caption = tags_.apply(dataset_.caption(sample), trial_seed, key_, draw.draw);
-    captions.push_back(templates_.apply(caption, trial_seed, key_, draw.draw, caption_dropout_));
+    const data::CaptionTemplates& templates = templates_.of(dataset_.dataset_of(sample));
+    captions.push_back(templates.apply(caption, trial_seed, key_, draw.draw, caption_dropout_));
   }
   batch.sample_id = at::tensor(ids, at::kLong);
   batch.dataset = at::tensor(datasets, at::kInt);

@@ -10,13 +10,13 @@
 #include "core/config.h"
 #include "core/random.h"
 #include "data/caption_tags.h"
-#include "data/captions.h"
 #include "data/dataset_mix.h"
 #include "data/sample_stream.h"
 #include "diffusion/loss.h"
 #include "diffusion/noise_schedule.h"
 #include "diffusion/timestep_sampler.h"
 #include "pipeline/text.h"
+#include "train/concept_templates.h"
 
 namespace ldmtune::train {
 
@@ -75,7 +75,7 @@ class BatchSource {
   const diffusion::NoiseSchedule& schedule_;
   pipeline::PromptEncoder& prompts_;
   data::CaptionTags tags_;
-  data::CaptionTemplates templates_;
+  ConceptTemplates templates_;
   double caption_dropout_;
   std::uint64_t data_seed_;
   LatentSampling sampling_;

@@ -29,6 +29,21 @@ std::string text_of(const Losses& losses, const std::string& kind) {
   return has(losses, kind) ? format_number(losses.at(kind).mean) : "";
 }
 
+json drift_of(const Losses& losses, const std::string& kind) {
+  return has(losses, kind) ? json(losses.at(kind).drift) : json(nullptr);
+}
+
+std::string drift_text_of(const Losses& losses, const std::string& kind) {
+  return has(losses, kind) ? format_number(losses.at(kind).drift) : "";
+}
+
+/// null where the file was too large to be written.
+json bytes_of(const std::filesystem::path& file) {
+  std::error_code missing;
+  const auto bytes = std::filesystem::file_size(file, missing);
+  return missing ? json(nullptr) : json(bytes);
+}
+
 std::string device_name(const at::Device& device) {
   std::ostringstream text;
   text << device;
@@ -76,12 +91,29 @@ void write_run_description(const std::filesystem::path& run_folder, const TrialS
   store::write_json(run_folder / "run.json", run);
 }
 
+std::vector<std::string> validation_columns() {
+  return {"step",
+          "concept_train",
+          "concept_heldout",
+          "adjacent",
+          "heldout_q1",
+          "heldout_q2",
+          "heldout_q3",
+          "heldout_q4",
+          "adjacent_drift",
+          "adjacent_trigger",
+          "adjacent_trigger_drift"};
+}
+
 std::vector<std::string> validation_row(std::int64_t step, const Losses& losses) {
   std::vector<std::string> row{std::to_string(step), text_of(losses, "train"), text_of(losses, "heldout"),
                                text_of(losses, "adjacent")};
   for (std::size_t q = 0; q < 4; ++q) {
     row.push_back(has(losses, "heldout") ? format_number(losses.at("heldout").by_quartile[q]) : "");
   }
+  row.push_back(drift_text_of(losses, "adjacent"));
+  row.push_back(text_of(losses, "adjacent_trigger"));
+  row.push_back(drift_text_of(losses, "adjacent_trigger"));
   return row;
 }
 
@@ -89,6 +121,7 @@ void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointS
                   const Losses& base, const Losses& last, double seconds, double samples_per_s, int ranks) {
   const std::filesystem::path checkpoint =
       checkpoint_folder(setup.config.output, trial.step).lexically_relative(setup.config.output);
+  const std::filesystem::path exported = checkpoint / export_file_name(trial, state.adapter_name);
   const bool measured = std::isfinite(state.best_heldout_loss);
   const bool stopped = status == "done" && trial.step < setup.max_train_steps;
   const json result{{"status", status},
@@ -104,13 +137,18 @@ void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointS
                     {"base_concept_train_loss", mean_of(base, "train")},
                     {"adjacent_loss", mean_of(last, "adjacent")},
                     {"base_adjacent_loss", mean_of(base, "adjacent")},
+                    {"adjacent_drift", drift_of(last, "adjacent")},
+                    {"adjacent_trigger_loss", mean_of(last, "adjacent_trigger")},
+                    {"base_adjacent_trigger_loss", mean_of(base, "adjacent_trigger")},
+                    {"adjacent_trigger_drift", drift_of(last, "adjacent_trigger")},
                     {"test_loss", mean_of(last, "test")},
                     {"base_test_loss", mean_of(base, "test")},
                     {"trainable_parameters", trial.arena->trainable_elements()},
                     {"seconds", seconds},
                     {"samples_per_s", samples_per_s},
                     {"checkpoint", checkpoint.string()},
-                    {"export", (checkpoint / export_file_name(trial, state.adapter_name)).string()},
+                    {"export", exported.string()},
+                    {"export_bytes", bytes_of(setup.config.output / exported)},
                     {"ranks", ranks},
                     {"base_sha256", state.base_sha256},
                     {"dataset_sha256", state.dataset_sha256}};

@@ -16,7 +16,10 @@ namespace ldmtune::train {
 void write_run_description(const std::filesystem::path& run_folder, const TrialSetup& setup,
                            const CheckpointState& state, const comm::Communicator& comm);
 
-/// step, concept_train, concept_heldout, adjacent, heldout quartiles; empty where a set is empty.
+/// step, concept_train, concept_heldout, adjacent, heldout quartiles, adjacent_drift, adjacent_trigger,
+/// adjacent_trigger_drift.
+std::vector<std::string> validation_columns();
+/// Their values; empty where a set is empty.
 std::vector<std::string> validation_row(std::int64_t step, const std::map<std::string, ValidationLoss>& losses);
 
 /// result.json of a run: status "done" says that it is finished, "paused" that it left at a milestone.

@@ -71,13 +71,6 @@ void check_dreambooth(const TrainConfig& config) {
   const optim::PiecewiseSchedule rate(d.text_encoder_learning_rate, "dreambooth.text_encoder_learning_rate");
 }
 
-}  // namespace
-
-bool changes_base(const TrainConfig& config) { return config.method == "dreambooth"; }
-
-TrainConfig checked_config(const TrainConfig& config, int ranks) {
-  check_method(config);
-  for (const auto& [option, is_missing] :
 void check_lora(const LoraConfig& l) {
   if (l.text_encoder_learning_rate.empty()) return;
   require(!l.text_encoder_target_modules.empty(), "lora.text_encoder_learning_rate",
@@ -96,11 +89,19 @@ void check_adjacent(const ValidationConfig& v) {
   }
 }
 
+}  // namespace
+
+bool changes_base(const TrainConfig& config) { return config.method == "dreambooth"; }
+
+TrainConfig checked_config(const TrainConfig& config, int ranks) {
+  check_method(config);
+  for (const auto& [option, is_missing] :
        {std::pair{"base", config.base.empty()}, {"data", config.data.empty()}, {"output", config.output.empty()}}) {
     if (is_missing) fail_input("option ", option, ": not given; see ldmtune train --help");
   }
   check_numbers(config);
   const StoppingRule stopping(config.stop);
+  check_adjacent(config.validation);
   data::checked_leaves(config.train.global_batch_size, config.train.micro_batch_size, ranks);
   const std::string& precision = config.train.mixed_precision;
   require(precision == "no" || precision == "bf16" || precision == "fp16", "train.mixed_precision", "no, bf16 or fp16",
@@ -115,15 +116,19 @@ void check_adjacent(const ValidationConfig& v) {
   }
   const optim::LearningRateSchedule rate(config.optim.learning_rate, config.optim.lr_scheduler,
                                          config.optim.lr_warmup_steps, config.train.max_train_steps);
+  if (config.method == "lora") check_lora(config.lora);
   TrainConfig result = config;
   if (config.method == "dreambooth") {
     check_dreambooth(config);
-    if (!config.dreambooth.instance_prompt.empty()) result.caption.template_text = config.dreambooth.instance_prompt;
-    result.dreambooth.instance_prompt.clear();
+    const std::vector<std::string> prompts = instance_prompts(config);
+    if (prompts.size() == 1) {
+      result.caption.template_text = prompts.front();
+      result.dreambooth.instance_prompt.clear();
+    }
+    const ConceptTemplates templates(result);
   }
   // Clipping by value replaces the default clipping by norm.
   if (value.at(0) > 0) result.train.max_grad_norm = "0";
-  if (config.method == "lora") check_lora(config.lora);
   const auto& words = config.textual_inversion.placeholder_token;
   // A template's [name] is what is being learned.
   if (config.method == "textual_inversion" && words.size() == 1 && config.caption.name.empty()) {
@@ -182,13 +187,6 @@ std::unique_ptr<data::DatasetMix> mix_of(std::unique_ptr<data::LatentDataset> on
   return only ? std::make_unique<data::DatasetMix>(std::move(only)) : nullptr;
 }
 
-std::unique_ptr<data::DatasetMix> open_adjacent(const TrainConfig& config, const model::BaseModel& base) {
-  if (config.validation.adjacent.empty()) return nullptr;
-  auto adjacent = std::make_unique<data::DatasetMix>(config.validation.adjacent);
-  check_autoencoder(*adjacent, base);
-  return adjacent;
-}
-
 std::int64_t updates_of(const TrainConfig& config, double samples_per_pass) {
   std::int64_t updates = config.train.max_train_steps;
   if (config.train.num_train_epochs > 0) {
@@ -237,11 +235,12 @@ SharedSetup::SharedSetup(const TrainConfig& given, comm::Communicator& comm)
       schedule(base.scheduler_config),
       prompts(base, pipeline::prompt_options(config.caption)),
       dataset(config.data),
-      class_data(mix_of(open_class_data(config, base, prompts, comm))),
-      adjacent(open_adjacent(config, base)),
+      class_data(mix_of(open_class_data(config, base, comm))),
+      adjacent(mix_of(open_adjacent_data(config, base, comm))),
       validator(base, schedule, prompts, config, comm, device) {
   check_autoencoder(dataset, base);
   if (class_data) check_autoencoder(*class_data, base);
+  if (adjacent) check_autoencoder(*adjacent, base);
 }
 
 std::string SharedSetup::training_data_sha256() const {
@@ -256,11 +255,14 @@ std::string training_data_sha256(const TrainConfig& config) {
   return store::sha256_text(concept_sha256 + class_sha256);
 }
 
-const ValidationLoss& SharedSetup::base_loss(const ValidationSet& set) {
+const SharedSetup::BaseMeasurement& SharedSetup::base_measurement(const ValidationSet& set) {
   const std::pair key{set.kind, set.samples};
-  const auto known = base_losses_.find(key);
-  if (known != base_losses_.end()) return known->second;
-  return base_losses_.emplace(key, validator.evaluate(set, nullptr)).first->second;
+  const auto known = base_measurements_.find(key);
+  if (known != base_measurements_.end()) return known->second;
+  BaseMeasurement& made = base_measurements_[key];
+  made.loss = validator.evaluate(set, nullptr, {.keep = set.measures_drift ? &made.predictions : nullptr});
+  if (set.measures_drift) made.loss.drift_by_image.assign(set.samples.size(), 0.0);
+  return made;
 }
 
 TrialSetup::TrialSetup(const TrainConfig& given, SharedSetup& shared_setup, int ranks)
@@ -283,14 +285,23 @@ void TrialSetup::collect_validation_sets() {
   const auto heldout = validation_samples(dataset, store::Split::validation, limit);
   add("heldout", dataset, heldout, true);
   add("train", dataset, training_images_to_measure(dataset, config, std::max<std::size_t>(1, heldout.size())), true);
-  if (shared.adjacent) {
-    add("adjacent", *shared.adjacent, validation_samples(*shared.adjacent, store::Split::validation, limit), false);
-  }
+  if (shared.adjacent) add_adjacent_sets(validation_samples(*shared.adjacent, store::Split::validation, limit));
   if (config.stop.rule != "none") {
     const auto images = static_cast<std::size_t>(config.stop.images);
     stop_set = {"stop", &dataset, training_images_to_measure(dataset, config, images), true};
   }
   test_set = {"test", &dataset, validation_samples(dataset, store::Split::test, limit), true};
+}
+
+void TrialSetup::add_adjacent_sets(const std::vector<std::size_t>& samples) {
+  if (samples.empty()) return;
+  ValidationSet set{"adjacent", shared.adjacent.get(), samples, /*uses_templates=*/false};
+  set.measures_drift = true;
+  validation_sets.push_back(set);
+  if (config.validation.adjacent_trigger.empty()) return;
+  set.kind = "adjacent_trigger";
+  set.trigger = config.validation.adjacent_trigger;
+  validation_sets.push_back(set);
 }
 
 std::vector<ValidationSet> TrialSetup::all_sets() const {
@@ -301,13 +312,13 @@ std::vector<ValidationSet> TrialSetup::all_sets() const {
 
 std::vector<std::string> TrialSetup::preview_prompts() const {
   if (!config.sample.prompts.empty()) return config.sample.prompts;
-  const data::CaptionTemplates templates(config.caption.template_text, config.caption.name);
+  const ConceptTemplates templates(config);
   std::vector<std::string> texts;
   for (const ValidationSet& set : validation_sets) {
     if (set.kind != "heldout") continue;
     for (const std::size_t sample : set.samples) {
       if (static_cast<std::int64_t>(texts.size()) < config.sample.heldout_prompts)
-        texts.push_back(templates.plain(shared.dataset.caption(sample)));
+        texts.push_back(templates.of(shared.dataset.dataset_of(sample)).plain(shared.dataset.caption(sample)));
     }
   }
   return texts;

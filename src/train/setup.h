@@ -41,11 +41,16 @@ class SharedSetup {
 
   /// Names what trains: the dataset and, with prior preservation, the class images.
   std::string training_data_sha256() const;
-  /// Loss of the untouched base (a collective when it is measured, the first time for these images).
-  const ValidationLoss& base_loss(const ValidationSet& set);
+  /// What the untouched base does with a set: its loss and, where the set measures drift, this rank's predictions.
+  struct BaseMeasurement {
+    ValidationLoss loss;  ///< drift 0
+    Predictions predictions;
+  };
+  /// A collective when it is measured, the first time for these images; call it before training changes the base.
+  const BaseMeasurement& base_measurement(const ValidationSet& set);
 
  private:
-  std::map<std::pair<std::string, std::vector<std::size_t>>, ValidationLoss> base_losses_;
+  std::map<std::pair<std::string, std::vector<std::size_t>>, BaseMeasurement> base_measurements_;
 };
 
 /// What SharedSetup::training_data_sha256 would be with the folders as they are now; empty where one is missing.
@@ -73,7 +78,7 @@ class TrialSetup {
   const BatchSource source;
   const std::optional<BatchSource> class_source;  ///< with prior preservation
   const std::int64_t max_train_steps;
-  /// "heldout", "train" and, where there is one, "adjacent": measured while training.
+  /// "heldout", "train" and, where there are such, "adjacent" and "adjacent_trigger": measured while training.
   std::vector<ValidationSet> validation_sets;
   /// The training images that stop.rule watches; empty without one.
   ValidationSet stop_set;
@@ -91,6 +96,7 @@ class TrialSetup {
 
  private:
   void collect_validation_sets();
+  void add_adjacent_sets(const std::vector<std::size_t>& samples);
 };
 
 }  // namespace ldmtune::train

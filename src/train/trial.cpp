@@ -102,8 +102,8 @@ Trial make_trial(const TrainConfig& config, const model::BaseModel& base, const 
   trial.adapter = make_adapter(config, base);
   trial.arena = std::make_unique<optim::Arena>(trial.adapter->parameters(), device);
   trial.adapter->initialize(*trial.arena, trial.seed);
-  trial.adapter->bind(*trial.arena);
   if (trial.adapter->changes_base()) adapt::cast_networks(base, compute_type(config.train.mixed_precision));
+  trial.adapter->bind(*trial.arena);
   attach_optimizer(trial, config, comm);
   if (config.train.mixed_precision == "fp16") trial.scaler.emplace();
 

@@ -90,8 +90,8 @@ void TrialRun::resume_or_start() {
     state_.base_heldout_loss = old.base_heldout_loss;
     state_.best_heldout_loss = old.best_heldout_loss;
     state_.best_step = old.best_step;
-    stopping_.restore(old.stop_values);
     state_.init_sha256 = old.init_sha256;
+    stopping_.restore(old.stop_values);
   }
   if (resumed_from_.empty() && !init_from(setup_.config).empty()) {
     remember_untouched_base();
@@ -113,12 +113,10 @@ void TrialRun::open_root_files() {
     return std::make_unique<CsvLog>(folder / file, columns, keep_up_to);
   };
   metrics_ = open("metrics.csv", {"step", "epoch", "loss", "lr", "grad_norm", "samples_per_s", "seconds"}, keep);
-  validation_ = open(
-      "validation.csv",
-      {"step", "concept_train", "concept_heldout", "adjacent", "heldout_q1", "heldout_q2", "heldout_q3", "heldout_q4"},
-      keep_measured);
+  validation_ = open("validation.csv", validation_columns(), keep_measured);
   if (setup_.config.stop.rule != "none") stopping_log_ = open("stopping.csv", {"step", "loss", "ratio"}, keep);
-  image_losses_ = open("validation_images.csv", {"step", "kind", "sample_id", "source", "loss"}, keep_measured);
+  image_losses_ =
+      open("validation_images.csv", {"step", "kind", "sample_id", "source", "loss", "drift"}, keep_measured);
   write_run_description(folder, setup_, state_, comm_);
 }
 
@@ -221,13 +219,13 @@ void TrialRun::save() {
 
 void TrialRun::remember_untouched_base() {
   if (!trial_.adapter->changes_base()) return;
-  for (const ValidationSet& set : setup_.all_sets()) setup_.shared.base_loss(set);
+  for (const ValidationSet& set : setup_.all_sets()) setup_.shared.base_measurement(set);
   if (setup_.config.sample.steps > 0) preview_->draw_base();
 }
 
 void TrialRun::measure_base() {
   for (const ValidationSet& set : setup_.all_sets()) {
-    base_losses_[set.kind] = setup_.shared.base_loss(set);
+    base_losses_[set.kind] = setup_.shared.base_measurement(set).loss;
     if (resumed_from_.empty()) append_image_losses(set, base_losses_[set.kind], 0);
   }
   last_losses_ = base_losses_;
@@ -241,7 +239,10 @@ void TrialRun::measure(bool final) {
   const EmaWeights averaged(trial_, whole_average(trial_, comm_));
   const auto hooks = [this] { return trial_.adapter->hooks(*trial_.arena, {}); };
   for (const ValidationSet& set : final ? setup_.all_sets() : setup_.validation_sets) {
-    last_losses_[set.kind] = setup_.shared.validator.evaluate(set, hooks, trial_.adapter->trains_text_encoder());
+    last_losses_[set.kind] = setup_.shared.validator.evaluate(
+        set, hooks,
+        {.in_text_encoder = trial_.adapter->trains_text_encoder(),
+         .base = set.measures_drift ? &setup_.shared.base_measurement(set).predictions : nullptr});
     if (final) append_image_losses(set, last_losses_[set.kind], trial_.step);
   }
   if (is_root_) validation_->append(validation_row(trial_.step, last_losses_));
@@ -255,8 +256,8 @@ void TrialRun::measure(bool final) {
 void TrialRun::watch_for_stop() {
   const EmaWeights averaged(trial_, whole_average(trial_, comm_));
   const auto hooks = [this] { return trial_.adapter->hooks(*trial_.arena, {}); };
-  const ValidationLoss loss =
-      setup_.shared.validator.evaluate(setup_.stop_set, hooks, trial_.adapter->trains_text_encoder());
+  const ValidationLoss loss = setup_.shared.validator.evaluate(
+      setup_.stop_set, hooks, {.in_text_encoder = trial_.adapter->trains_text_encoder()});
   stopping_.add({trial_.step, loss.mean});
   const std::optional<double> ratio = stopping_.ratio();
   if (is_root_) {
@@ -273,7 +274,8 @@ void TrialRun::append_image_losses(const ValidationSet& set, const ValidationLos
   if (!is_root_) return;
   for (std::size_t i = 0; i < set.samples.size(); ++i) {
     image_losses_->append({std::to_string(step), set.kind, std::to_string(set.dataset->sample_key(set.samples[i])),
-                           set.dataset->source(set.samples[i]), format_number(loss.by_image[i])});
+                           set.dataset->source(set.samples[i]), format_number(loss.by_image[i]),
+                           loss.drift_by_image.empty() ? "" : format_number(loss.drift_by_image[i])});
   }
 }
 

@@ -45,7 +45,7 @@ class TrialRun {
   bool is_paused() const { return milestones_.pauses && !is_finished() && trial_.step >= milestones_.steps.back(); }
   std::int64_t step() const { return trial_.step; }
   std::int64_t first_step() const { return first_step_; }
-  /// The update after which it is finished or paused.
+  /// The update after which it is finished or paused, unless stop.rule ends it earlier.
   std::int64_t last_step() const;
   const TrainConfig& config() const { return setup_.config; }
   Trial& trial() { return trial_; }

@@ -29,6 +29,12 @@ std::uint64_t image_key(const store::SampleRecord& record) {
   return key;
 }
 
+/// The first `rows` of per-sample values (B), behind `values`.
+void append_rows(const at::Tensor& per_sample, std::int64_t rows, std::vector<double>& values) {
+  const at::Tensor on_cpu = per_sample.to(at::kCPU, at::kDouble);
+  values.insert(values.end(), on_cpu.data_ptr<double>(), on_cpu.data_ptr<double>() + rows);
+}
+
 /// Means over the rows of each image, of each quartile, and over the images. Rows stand image by image.
 ValidationLoss summarize(const std::vector<double>& rows, std::size_t images, std::size_t timesteps) {
   ValidationLoss loss;
@@ -46,7 +52,8 @@ ValidationLoss summarize(const std::vector<double>& rows, std::size_t images, st
 
 }  // namespace
 
-std::vector<std::size_t> validation_samples(const data::DatasetMix& dataset, store::Split split, std::int64_t limit) {
+std::vector<std::size_t> validation_samples(const data::DatasetMix& dataset, store::Split split,
+                                            std::int64_t limit) {
   std::vector<std::size_t> samples;
   for (const auto& bucket : dataset.by_bucket(split)) {
     for (const std::size_t sample : bucket) {
@@ -66,7 +73,7 @@ Validator::Validator(const model::BaseModel& base, const diffusion::NoiseSchedul
     : base_(base),
       schedule_(schedule),
       prompts_(prompts),
-      templates_(config.caption.template_text, config.caption.name),
+      templates_(config),
       seed_(config.validation.seed),
       batch_size_(config.validation.batch_size),
       comm_(comm),
@@ -75,16 +82,45 @@ Validator::Validator(const model::BaseModel& base, const diffusion::NoiseSchedul
   if (batch_size_ < 1) fail_input("option validation.batch_size: expected 1 or more, found ", batch_size_);
 }
 
-ValidationLoss Validator::evaluate(const ValidationSet& set, const HooksFactory& hooks, bool in_text_encoder) const {
-  // Batches never mix buckets; within a bucket rows stand image by image, and the last batch is padded to the fixed
-  // width.
+struct Validator::Inputs {
+  at::Tensor noisy, target;  ///< f32 (B, C, h, w), CPU
+  at::Tensor timestep;       ///< i64 (B), CPU
+  std::vector<std::string> captions;
+  std::vector<model::ImageSizes> sizes;
+};
+
+ValidationLoss Validator::evaluate(const ValidationSet& set, const HooksFactory& hooks, const Options& options) const {
+  const at::NoGradGuard no_grad;
+  const Batches batches = batches_of(set);
+  std::vector<double> losses, drifts;
+  std::size_t mine = 0;
+  for (auto b = static_cast<std::size_t>(comm_.rank()); b < batches.size(); b += static_cast<std::size_t>(comm_.size())) {
+    const auto rows = static_cast<std::int64_t>(batches[b].size());
+    const Inputs inputs = inputs_of(set, batches[b]);
+    const at::Tensor whole = predict(inputs, hooks, options.in_text_encoder);
+    append_rows(diffusion::per_sample_mse(whole.to(at::kFloat), inputs.target.to(device_)), rows, losses);
+    const at::Tensor prediction = whole.slice(0, 0, rows);
+    if (options.base) {
+      const at::Tensor untouched = options.base->at(mine++).to(device_, at::kFloat);
+      append_rows(diffusion::per_sample_mse(prediction.to(at::kFloat), untouched), rows, drifts);
+    }
+    if (options.keep) options.keep->push_back(prediction.to(at::kCPU, /*non_blocking=*/false, /*copy=*/true));
+  }
+  ValidationLoss loss = summarize(in_order(set, batches, losses), set.samples.size(), timesteps_.size());
+  if (!options.base) return loss;
+  const ValidationLoss drift = summarize(in_order(set, batches, drifts), set.samples.size(), timesteps_.size());
+  loss.drift = drift.mean;
+  loss.drift_by_image = drift.by_image;
+  return loss;
+}
+
+Validator::Batches Validator::batches_of(const ValidationSet& set) const {
+  // Batches never mix buckets; within a bucket rows stand image by image.
   std::map<store::BucketSize, std::vector<Row>> by_bucket;
   for (const std::size_t sample : set.samples) {
     for (std::size_t j = 0; j < timesteps_.size(); ++j) by_bucket[set.dataset->bucket(sample)].push_back({sample, j});
   }
-  std::vector<double> mine;
-  std::map<std::size_t, std::vector<double>> by_sample;
-  std::vector<std::vector<Row>> batches;
+  Batches batches;
   for (const auto& [bucket, rows] : by_bucket) {
     for (std::size_t begin = 0; begin < rows.size(); begin += static_cast<std::size_t>(batch_size_)) {
       const std::size_t end = std::min(rows.size(), begin + static_cast<std::size_t>(batch_size_));
@@ -92,30 +128,29 @@ ValidationLoss Validator::evaluate(const ValidationSet& set, const HooksFactory&
                            rows.begin() + static_cast<std::ptrdiff_t>(end));
     }
   }
-  const auto ranks = static_cast<std::size_t>(comm_.size());
-  for (std::size_t b = static_cast<std::size_t>(comm_.rank()); b < batches.size(); b += ranks) {
-    const std::vector<double> losses = evaluate_batch(set, batches[b], hooks, in_text_encoder);
-    mine.insert(mine.end(), losses.begin(), losses.end());
-  }
+  return batches;
+}
+
+std::vector<double> Validator::in_order(const ValidationSet& set, const Batches& batches,
+                                        const std::vector<double>& mine) const {
   std::vector<std::vector<double>> by_rank;
   for (const std::string& bytes : comm_.all_gather(to_bytes(mine))) by_rank.push_back(from_bytes(bytes));
-  std::vector<std::size_t> taken(ranks);
+  std::map<std::size_t, std::vector<double>> by_sample;
+  std::vector<std::size_t> taken(by_rank.size());
   for (std::size_t b = 0; b < batches.size(); ++b) {
-    for (const Row& row : batches[b]) by_sample[row.sample].push_back(by_rank[b % ranks][taken[b % ranks]++]);
+    const std::size_t rank = b % by_rank.size();
+    for (const Row& row : batches[b]) by_sample[row.sample].push_back(by_rank[rank][taken[rank]++]);
   }
   std::vector<double> rows;
   for (const std::size_t sample : set.samples)
     rows.insert(rows.end(), by_sample[sample].begin(), by_sample[sample].end());
-  return summarize(rows, set.samples.size(), timesteps_.size());
+  return rows;
 }
 
-std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const std::vector<Row>& rows,
-                                              const HooksFactory& hooks, bool in_text_encoder) const {
-  const at::NoGradGuard no_grad;
+Validator::Inputs Validator::inputs_of(const ValidationSet& set, const std::vector<Row>& rows) const {
+  Inputs inputs;
   std::vector<at::Tensor> latents, noise;
   std::vector<std::int64_t> timesteps;
-  std::vector<std::string> captions;
-  std::vector<model::ImageSizes> sizes;
   for (std::size_t i = 0; i < static_cast<std::size_t>(batch_size_); ++i) {
     const Row& row = rows[std::min(i, rows.size() - 1)];
     const store::SampleRecord& record = set.dataset->record(row.sample);
@@ -124,28 +159,30 @@ std::vector<double> Validator::evaluate_batch(const ValidationSet& set, const st
                               image_key(record)};
     noise.push_back(normal_tensor(stream, latents.back().sizes()));
     timesteps.push_back(timesteps_[row.timestep_index]);
-    sizes.push_back(image_sizes(*set.dataset, row.sample));
+    inputs.sizes.push_back(image_sizes(*set.dataset, row.sample));
     const std::string& caption = set.dataset->caption(row.sample);
-    captions.push_back(set.uses_templates ? templates_.plain(caption) : caption);
+    const auto& templates = templates_.of(set.uses_templates ? set.dataset->dataset_of(row.sample) : 0);
+    const std::string text = set.uses_templates ? templates.plain(caption) : caption;
+    inputs.captions.push_back(set.trigger.empty() ? text : set.trigger + " " + text);
   }
-  const at::Tensor clean = at::stack(latents), noise_BCHW = at::stack(noise),
-                   timestep = at::tensor(timesteps, at::kLong);
+  const at::Tensor clean = at::stack(latents), noise_BCHW = at::stack(noise);
+  inputs.timestep = at::tensor(timesteps, at::kLong);
+  inputs.noisy = schedule_.add_noise(clean, noise_BCHW, inputs.timestep);
+  inputs.target = schedule_.target(clean, noise_BCHW, inputs.timestep);
+  return inputs;
+}
+
+at::Tensor Validator::predict(const Inputs& inputs, const HooksFactory& hooks, bool in_text_encoder) const {
   const at::ScalarType dtype = base_.unet->parameters().begin()->second.scalar_type();
   const auto forward_hooks = hooks ? hooks() : nullptr;
   const model::TextConditioning text =
-      in_text_encoder
-          ? prompts_.condition_ids(prompts_.input_ids(captions), forward_hooks.get(), prompts_.token_weights(captions))
-          : prompts_.condition(captions);
+      in_text_encoder ? prompts_.condition_ids(prompts_.input_ids(inputs.captions), forward_hooks.get(),
+                                               prompts_.token_weights(inputs.captions))
+                      : prompts_.condition(inputs.captions);
   model::AddedConditioning added;
-  if (text.pooled.defined()) added = {text.pooled.to(device_, dtype), model::time_ids(sizes).to(device_)};
-  const at::Tensor prediction =
-      base_.unet->forward(schedule_.add_noise(clean, noise_BCHW, timestep).to(device_, dtype), timestep.to(device_),
-                          text.context.to(device_, dtype), forward_hooks.get(), added);
-  const at::Tensor loss =
-      diffusion::per_sample_mse(prediction.to(at::kFloat), schedule_.target(clean, noise_BCHW, timestep).to(device_))
-          .to(at::kCPU, at::kDouble);
-  const double* values = loss.data_ptr<double>();
-  return {values, values + rows.size()};
+  if (text.pooled.defined()) added = {text.pooled.to(device_, dtype), model::time_ids(inputs.sizes).to(device_)};
+  return base_.unet->forward(inputs.noisy.to(device_, dtype), inputs.timestep.to(device_),
+                             text.context.to(device_, dtype), forward_hooks.get(), added);
 }
 
 }  // namespace ldmtune::train

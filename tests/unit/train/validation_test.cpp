@@ -63,5 +63,43 @@ TEST_F(ValidationTest, AnIdentityAdapterLeavesTheBaseAsItIs) {
   EXPECT_EQ(validator().evaluate(heldout(), hooks).by_image, validator().evaluate(heldout(), nullptr).by_image);
 }
 
+TEST_F(ValidationTest, DriftIsTheDifferenceFromTheBasesOwnPrediction) {
+  ValidationSet set = heldout();
+  set.uses_templates = false;
+  Predictions base_predictions, own;
+  const ValidationLoss base_loss = validator().evaluate(set, nullptr, {.keep = &base_predictions});
+  ASSERT_EQ(base_predictions.size(), 1u);  // two images at four timesteps are one batch of eight
+  EXPECT_TRUE(base_loss.drift_by_image.empty());
+  EXPECT_EQ(validator().evaluate(set, nullptr, {.base = &base_predictions}).drift, 0);
+
+  const Trial strange = trial(3);
+  const auto hooks = [&] { return strange.adapter->hooks(*strange.arena, {}); };
+  const ValidationLoss loss = validator().evaluate(set, hooks, {.base = &base_predictions, .keep = &own});
+  EXPECT_EQ(loss.by_image, validator().evaluate(set, hooks).by_image);
+  const at::Tensor difference = own.front() - base_predictions.front();  // (8, 4, 16, 16)
+  const at::Tensor rows = difference.square().mean(at::IntArrayRef{1, 2, 3}).to(at::kDouble);
+  ASSERT_EQ(loss.drift_by_image.size(), 2u);
+  for (std::int64_t image = 0; image < 2; ++image) {
+    const double expected = rows.slice(0, 4 * image, 4 * image + 4).mean().item<double>();
+    EXPECT_GT(expected, 0);
+    EXPECT_NEAR(loss.drift_by_image[static_cast<std::size_t>(image)], expected, 1e-6 * expected);
+  }
+  EXPECT_NEAR(loss.drift, (loss.drift_by_image[0] + loss.drift_by_image[1]) / 2, 1e-12);
+}
+
+TEST_F(ValidationTest, ATriggerStandsBeforeTheCaption) {
+  ValidationSet set = heldout();
+  set.uses_templates = false;
+  const ValidationLoss without = validator().evaluate(set, nullptr);
+  set.trigger = "zorp";
+  const ValidationLoss with = validator().evaluate(set, nullptr);
+  EXPECT_NE(with.by_image, without.by_image);
+  // As if the caption had been written so.
+  config.caption.template_text = "zorp [filewords]";
+  set.trigger.clear();
+  set.uses_templates = true;
+  EXPECT_EQ(validator().evaluate(set, nullptr).by_image, with.by_image);
+}
+
 }  // namespace
 }  // namespace ldmtune::train
