@@ -32,9 +32,10 @@ std::int64_t longest_training(const Grid& grid) {
   std::int64_t longest = 0;
   for (const Trial& trial : grid.trials) {
     const TrainConfig& config = trial.config;
-    if (config.train.num_train_epochs > 0) {
+    if (config.train.num_train_epochs > 0 || config.train.max_tflops > 0) {
       fail_input("option sweep.halving_factor: expected trials whose length train.max_train_steps says, found ",
-                 "train.num_train_epochs in trial ", trial.number, "; rungs count updates");
+                 config.train.num_train_epochs > 0 ? "train.num_train_epochs" : "train.max_tflops", " in trial ",
+                 trial.number, "; rungs count updates");
     }
     const auto last = optim::PiecewiseSchedule(config.optim.learning_rate, "optim.learning_rate").last_update();
     longest = std::max(longest, std::min(config.train.max_train_steps, last.value_or(config.train.max_train_steps)));
