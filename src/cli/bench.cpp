@@ -163,9 +163,9 @@ double most_of_ranks(comm::Communicator& comm, std::int64_t value) {
 }
 
 /// What one update of one trial takes.
-double flops_of_update(const TrainConfig& config, std::int64_t trained) {
+double flops_of_update(const TrainConfig& config) {
   const model::UNetConfig unet = sweep::base_unet_config(config.base);
-  const sweep::TrialCost cost = sweep::trial_cost(config, trained, sweep::data_size(config, unet), unet);
+  const sweep::TrialCost cost = sweep::trial_cost(config, sweep::data_size(config, unet), unet);
   return cost.training_flops / static_cast<double>(cost.updates);
 }
 
@@ -184,7 +184,7 @@ json figures(const Request& request, const train::Bench& bench, const Times& tim
   const double updates = static_cast<double>(request.steps * request.pack);
   const double seconds = sum(times.packed, &train::Spent::seconds);
   const double cpu_seconds = sum_over_ranks(comm, sum(times.packed, &train::Spent::cpu_seconds));
-  const double flops = flops_of_update(config, bench.trainable_parameters());
+  const double flops = flops_of_update(config);
   json result = {{"format", "ldmtune-bench"},
                  {"version", 1},
                  {"method", config.method},
