@@ -40,6 +40,7 @@ constexpr ScoreColumn kScores[] = {
     {"trainable_parameters", "trainable_parameters"},
     {"export_bytes", "export_bytes"},
     {"steps", "steps"},
+    {"training_tflops", "training_tflops"},
     {"seconds", "seconds"},
     {"samples_per_s", "samples_per_s"},
 };

@@ -144,6 +144,7 @@ void write_result(const TrialSetup& setup, const Trial& trial, const CheckpointS
                     {"test_loss", mean_of(last, "test")},
                     {"base_test_loss", mean_of(base, "test")},
                     {"trainable_parameters", trial.arena->trainable_elements()},
+                    {"training_tflops", static_cast<double>(trial.step) * setup.update_flops * 1e-12},
                     {"seconds", seconds},
                     {"samples_per_s", samples_per_s},
                     {"checkpoint", checkpoint.string()},

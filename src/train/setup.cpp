@@ -13,6 +13,8 @@
 #include "store/files.h"
 #include "train/class_images.h"
 #include "train/stopping.h"
+#include "train/training_flops.h"
+#include "train/trial.h"
 
 namespace ldmtune::train {
 namespace {
@@ -24,6 +26,11 @@ void require(bool condition, const std::string& option, const char* expected, co
 void check_numbers(const TrainConfig& config) {
   const auto& t = config.train;
   require(t.max_train_steps >= 1, "train.max_train_steps", "1 or more", std::to_string(t.max_train_steps));
+  require(t.max_tflops >= 0 && std::isfinite(t.max_tflops), "train.max_tflops", "0 (off) or above",
+          format_number(t.max_tflops));
+  if (t.max_tflops > 0 && t.num_train_epochs > 0) {
+    fail_input("options train.max_tflops and train.num_train_epochs: both say how long to train; give one");
+  }
   require(t.micro_batch_size >= 1, "train.micro_batch_size", "1 or more", std::to_string(t.micro_batch_size));
   require(t.global_batch_size >= 1, "train.global_batch_size", "1 or more", std::to_string(t.global_batch_size));
   require(t.checkpointing_steps >= 0, "train.checkpointing_steps", "0 or more", std::to_string(t.checkpointing_steps));
@@ -197,6 +204,21 @@ std::int64_t updates_of(const TrainConfig& config, double samples_per_pass) {
   return last ? std::min(updates, *last) : updates;
 }
 
+double counted_update_flops(const TrainConfig& config, const SharedSetup& shared) {
+  // The other methods train what the base's shape tells already.
+  const bool has_own = config.method == "hypernetwork" || config.method == "lora";
+  const auto trained = has_own ? make_adapter(config, shared.base)->parameters() : std::vector<optim::ParameterSpec>();
+  return update_flops(config, trained, shape_of(shared.base), training_sizes(shared.dataset));
+}
+
+/// With max_train_steps as train.max_tflops decides it.
+TrainConfig within_budget(TrainConfig config, const SharedSetup& shared) {
+  if (config.train.max_tflops > 0) {
+    config.train.max_train_steps = updates_within_budget(config.train, counted_update_flops(config, shared));
+  }
+  return config;
+}
+
 data::TrainingRows training_rows(const data::DatasetMix& dataset, const TrainConfig& config) {
   const DataConfig& options = config.data_options;
   data::TrainingRows rows = dataset.training_rows(options.subset, options.subset_seed, options.weights);
@@ -266,8 +288,9 @@ const SharedSetup::BaseMeasurement& SharedSetup::base_measurement(const Validati
 }
 
 TrialSetup::TrialSetup(const TrainConfig& given, SharedSetup& shared_setup, int ranks)
-    : config(checked_config(given, ranks)),
+    : config(within_budget(checked_config(given, ranks), shared_setup)),
       shared(shared_setup),
+      update_flops(counted_update_flops(config, shared)),
       source(shared.dataset, training_rows(shared.dataset, config), shared.schedule, shared.prompts, config,
              shared.device),
       class_source(class_source_of(shared, shared.prompts, config)),
@@ -345,6 +368,7 @@ std::string pack_key(const TrainConfig& config) {
   static const std::set<std::string> own{"output",
                                          "train.seed",
                                          "train.max_train_steps",
+                                         "train.max_tflops",
                                          "train.num_train_epochs",
                                          "train.max_grad_norm",
                                          "train.max_grad_value",

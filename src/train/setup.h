@@ -75,6 +75,7 @@ class TrialSetup {
 
   const TrainConfig config;
   SharedSetup& shared;
+  const double update_flops;  ///< counted operations of an update (train/training_flops.h)
   const BatchSource source;
   const std::optional<BatchSource> class_source;  ///< with prior preservation
   const std::int64_t max_train_steps;
