@@ -27,9 +27,9 @@ struct SweepConfig {
   std::int64_t draws = 0;  ///< see values_of
   std::uint64_t draw_seed = 0;
   std::int64_t pictures = 8;
-  std::int64_t picture_trials = 16;  ///< 0: all
-  std::string strengths;  ///< comma-separated; see strengths.h
-  double tflops_per_s = 0;  ///< to estimate times with; 0: measured
+  std::int64_t picture_trials = 16;    ///< 0: all
+  std::string strengths;               ///< comma-separated; see strengths.h
+  double tflops_per_s = 0;             ///< to estimate times with; 0: measured
   std::int64_t halving_factor = 0;     ///< see halving.h; 0: off
   std::int64_t halving_min_steps = 0;  ///< update of the first rung
 };

@@ -120,8 +120,8 @@ std::optional<TrainConfig> config_to_train(const Grid& grid, const Trial& trial,
   if (comm.rank() == 0) fs::remove(failure_file(state.folder));
   std::string options;
   for (const auto& [name, value] : trial.varied) options += ", " + name + " = " + value;
-  LDMTUNE_LOG(info) << "trial " << trial.number << " (" << trial.id << "), " << &trial - grid.trials.data() + 1 << " of "
-                    << grid.trials.size() << options << ", seed " << trial.config.train.seed;
+  LDMTUNE_LOG(info) << "trial " << trial.number << " (" << trial.id << "), " << &trial - grid.trials.data() + 1
+                    << " of " << grid.trials.size() << options << ", seed " << trial.config.train.seed;
   TrainConfig config = trial.config;
   config.output = state.folder;
   config.train.resume_from_checkpoint = "latest";

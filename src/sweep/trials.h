@@ -37,8 +37,9 @@ TrialState read_state(const std::filesystem::path& sweep_output, const Trial& tr
 /// All trials, or the one with this number. Errors: InputError if `only` is no trial of the grid.
 std::vector<const Trial*> chosen_trials(const Grid& grid, std::optional<std::int64_t> only);
 
-/// The configuration to train a trial with (its folder, resumed from the latest checkpoint); none if it is done already,
-/// or was measured at the rung that the grid is part of. All ranks call it; a failure recorded earlier is forgotten.
+/// The configuration to train a trial with (its folder, resumed from the latest checkpoint); none if it is done
+/// already, or was measured at the rung that the grid is part of. All ranks call it; a failure recorded earlier is
+/// forgotten.
 std::optional<TrainConfig> config_to_train(const Grid& grid, const Trial& trial, comm::Communicator& comm);
 
 /// Logs why a trial failed and writes <NNN-id>.failed.json beside its folder. Rank 0 calls it.
