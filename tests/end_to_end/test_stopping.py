@@ -93,7 +93,7 @@ def test_a_stopped_run_is_finished_by_a_resume_and_goes_on_without_the_rule(data
 
 def test_a_trial_that_stops_leaves_its_pack(dataset, tmp_path):
     file = write_sweep(tmp_path, dataset, **{
-        **STOP, "stop.threshold": "0.15 | 0.000001", "train.max_train_steps": 20, "hypernetwork.layer_structure": "1,1",
+        **STOP, "stop.rule": "dvar | none", "train.max_train_steps": 20, "hypernetwork.layer_structure": "1,1",
         "hypernetwork.weight_init": "XavierNormal", "train.global_batch_size": 2, "train.micro_batch_size": 1})  # fmt: skip
     sweep(file, "run", "--pack", "2")
     rows = list(csv.DictReader((tmp_path / "sweep/results.csv").open()))
