@@ -157,9 +157,9 @@ double sum_over_ranks(comm::Communicator& comm, double value) {
   return std::accumulate(all.begin(), all.end(), 0.0);
 }
 
-double most_of_ranks(comm::Communicator& comm, std::int64_t value) {
+std::int64_t most_of_ranks(comm::Communicator& comm, std::int64_t value) {
   const std::vector<double> all = comm.all_gather(std::vector<double>{static_cast<double>(value)});
-  return *std::max_element(all.begin(), all.end());
+  return static_cast<std::int64_t>(*std::max_element(all.begin(), all.end()));
 }
 
 /// What one update of one trial takes.
@@ -176,8 +176,8 @@ at::ScalarType type_of(const std::string& precision) {
 json figures(const Request& request, const train::Bench& bench, const Times& times, at::Device device,
              comm::Communicator& comm) {
   const TrainConfig& config = request.config;
-  const double host = most_of_ranks(comm, train::peak_host_memory());
-  const double on_device = most_of_ranks(comm, train::peak_device_memory(device));
+  const std::int64_t host = most_of_ranks(comm, train::peak_host_memory());
+  const std::int64_t on_device = most_of_ranks(comm, train::peak_device_memory(device));
   comm.barrier();  // all ranks at once, as they train
   const double peak =
       sum_over_ranks(comm, train::measured_peak(device, type_of(config.train.mixed_precision), kPeakSeconds));
