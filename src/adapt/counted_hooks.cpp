@@ -53,9 +53,9 @@ Counted CountedHypernetwork::apply(MemoryTape& tape, const Counted& context, std
 CountedLora::CountedLora(const Lora& lora, const std::string& component) {
   for (const LoraModule& module : lora.modules()) {
     if (module.site.component != component) continue;
-    factors_.emplace(module.site.name, Factors{static_cast<double>(module.site.weight_shape[1]),
-                                               static_cast<double>(module.site.weight_shape[0]),
-                                               static_cast<double>(module.rank)});
+    factors_.emplace(module.site.name,
+                     Factors{static_cast<double>(module.site.weight_shape[1]),
+                             static_cast<double>(module.site.weight_shape[0]), static_cast<double>(module.rank)});
   }
 }
 

@@ -42,7 +42,8 @@ int planned_ranks(std::vector<OptionSetting>& settings, int ranks) {
       }
     }
   }
-  std::erase_if(settings, [](const OptionSetting& setting) { return setting.name == "plan" || setting.name == "plan_ranks"; });
+  std::erase_if(settings,
+                [](const OptionSetting& setting) { return setting.name == "plan" || setting.name == "plan_ranks"; });
   return planned;
 }
 

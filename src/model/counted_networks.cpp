@@ -225,13 +225,14 @@ Counted walk_text_encoder(MemoryTape& tape, const TextEncoderShape& shape, const
   return layers.norm(state);
 }
 
-void walk_decoder(MemoryTape& tape, const VAEConfig& config, const Pass& pass, std::int64_t height, std::int64_t width) {
+void walk_decoder(MemoryTape& tape, const VAEConfig& config, const Pass& pass, std::int64_t height,
+                  std::int64_t width) {
   const Layers layers(tape, pass);
   Plane plane{height, width};
   double in = number(config.block_out_channels.back());
-  Counted hidden = layers.convolution(
-      tape.tensor(layers.tokens(plane) * number(config.latent_channels), pass.element_size), plane,
-      number(config.latent_channels), in);
+  Counted hidden =
+      layers.convolution(tape.tensor(layers.tokens(plane) * number(config.latent_channels), pass.element_size), plane,
+                         number(config.latent_channels), in);
   hidden = layers.resnet(hidden, plane, in, in, false);
   if (config.mid_block_add_attention) {
     const Counted tokens = layers.norm(hidden);

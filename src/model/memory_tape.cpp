@@ -81,8 +81,12 @@ Counted MemoryTape::attention(const Counted& query, const Counted& key, const Co
     // The kernel gives all three gradients, needed or not.
     const double unneeded = (query.needs_gradient ? 0 : query.bytes()) + (key.needs_gradient ? 0 : key.bytes()) +
                             (value.needs_gradient ? 0 : value.bytes());
-    add_node({{query, key, value}, output.id, {query.storage, key.storage, value.storage, output.storage, sums},
-              unneeded, false, {}});
+    add_node({{query, key, value},
+              output.id,
+              {query.storage, key.storage, value.storage, output.storage, sums},
+              unneeded,
+              false,
+              {}});
   }
   return output;
 }

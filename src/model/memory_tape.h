@@ -1,6 +1,6 @@
 #pragma once
-// Memory of a forward and backward pass, simulated: tensors that have a size and a lifetime but no numbers, and a tape of
-// what autograd keeps of them. A network is walked with these as it is with tensors, so that what is counted follows
+// Memory of a forward and backward pass, simulated: tensors that have a size and a lifetime but no numbers, and a tape
+// of what autograd keeps of them. A network is walked with these as it is with tensors, so that what is counted follows
 // from its layers.
 //
 // What an operation keeps for backward is what LibTorch's formulas read again: convolutions and norms their input
@@ -54,8 +54,8 @@ class MemoryTape {
 
   Counted tensor(double elements, double element_size, bool needs_gradient = false);
 
-  /// y (B, out) = x W^T + b of `weights` numbers; a matrix that trains keeps the input (a copy of it, where its rows are
-  /// not contiguous).
+  /// y (B, out) = x W^T + b of `weights` numbers; a matrix that trains keeps the input (a copy of it, where its rows
+  /// are not contiguous).
   Counted linear(const Counted& x, double out_elements, double weights, bool trains, bool input_is_strided = false);
   /// The library's convolution works on rearranged copies of input, output and weights.
   Counted convolution(const Counted& x, double out_elements, double weights, bool trains);
@@ -94,8 +94,8 @@ class MemoryTape {
     std::vector<Counted> inputs;  ///< those that need a gradient, without their storage
     std::int64_t output = 0;
     std::vector<Storage> kept;
-    double work = 0;              ///< bytes in use while its backward runs
-    bool hands_on = false;        ///< its gradient is the inputs' gradient
+    double work = 0;                                                     ///< bytes in use while its backward runs
+    bool hands_on = false;                                               ///< its gradient is the inputs' gradient
     std::function<std::vector<Storage>(const Storage& gradient)> again;  ///< a recomputed block: gradients of inputs
   };
 

@@ -21,8 +21,8 @@ struct HeldBlock : torch::CustomClassHolder {
 
 at::Tensor fresh_leaf(const at::Tensor& saved) { return saved.detach().requires_grad_(saved.requires_grad()); }
 
-/// Autograd runs `forward` without recording it. `anchor` is an empty tensor that makes the output need a gradient where
-/// no input does.
+/// Autograd runs `forward` without recording it. `anchor` is an empty tensor that makes the output need a gradient
+/// where no input does.
 struct Recompute : torch::autograd::Function<Recompute> {
   static at::Tensor forward(AutogradContext* context, const c10::intrusive_ptr<HeldBlock>& held,
                             const at::Tensor& /*anchor*/, at::TensorList inputs) {

@@ -61,8 +61,8 @@ std::unique_ptr<model::CountedHooks> hooks_of(const TrainConfig& config, const s
         adapt::HypernetworkSpec::from_config(config.hypernetwork, base_context_widths(config.base)));
   }
   if (config.method == "lora") {
-    return std::make_unique<adapt::CountedLora>(
-        adapt::Lora::from_config(config.lora, adapt::lora_sites(config.base)), component);
+    return std::make_unique<adapt::CountedLora>(adapt::Lora::from_config(config.lora, adapt::lora_sites(config.base)),
+                                                component);
   }
   if (config.method == "textual_inversion" && component != "unet") return std::make_unique<adapt::CountedEmbedding>();
   return nullptr;
@@ -146,7 +146,8 @@ class Passes {
 
 /// Buffers of gradients that a rank holds at once: the canonical tree's partial sums of its leaves.
 double gradient_buffers(const TrainConfig& config, int ranks) {
-  std::int64_t leaves = config.train.global_batch_size / std::max<std::int64_t>(1, config.train.micro_batch_size) / ranks;
+  std::int64_t leaves =
+      config.train.global_batch_size / std::max<std::int64_t>(1, config.train.micro_batch_size) / ranks;
   if (config.method == "dreambooth" && config.dreambooth.with_prior_preservation) leaves *= 2;
   return static_cast<double>(std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(1, leaves))));
 }
@@ -175,7 +176,8 @@ void add_base(MemoryPlan& plan, const TrainConfig& config, const std::vector<opt
     if (frozen > 0) plan.always.push_back({name, frozen * compute_size(config)});
     if (is_mixed) rounded += of_arena[component] * compute_size(config);
   }
-  const double autoencoder = stored_numbers(config.base_options.vae.empty() ? config.base / "vae" : config.base_options.vae);
+  const double autoencoder =
+      stored_numbers(config.base_options.vae.empty() ? config.base / "vae" : config.base_options.vae);
   if (autoencoder > 0) plan.always.push_back({"VAE", autoencoder * kF32});
   if (rounded > 0) plan.always.push_back({"rounded copies of what trains", rounded});
 }
@@ -184,7 +186,8 @@ void add_trained(MemoryPlan& plan, const TrainConfig& config, double numbers, in
   const double slice = numbers / ranks;
   const double buffers = gradient_buffers(config, ranks);
   plan.always.push_back({"weights that train", numbers * kF32});
-  plan.always.push_back({"gradients, " + std::to_string(std::lround(buffers)) + " buffer(s)", buffers * numbers * kF32});
+  plan.always.push_back(
+      {"gradients, " + std::to_string(std::lround(buffers)) + " buffer(s)", buffers * numbers * kF32});
   plan.always.push_back({"moments of " + config.optim.optimizer + (ranks > 1 ? ", this rank's slice" : ""),
                          optimizer_tensors(config.optim.optimizer) * slice * kF32});
   if (config.optim.use_ema) plan.always.push_back({"average of the weights", slice * kF32});
@@ -205,11 +208,10 @@ double MemoryPlan::total() const {
   return sum;
 }
 
-MemoryPlan memory_plan(const TrainConfig& config, const std::vector<optim::ParameterSpec>& trained, const DataSize& data,
-                       int ranks, int pack) {
+MemoryPlan memory_plan(const TrainConfig& config, const std::vector<optim::ParameterSpec>& trained,
+                       const DataSize& data, int ranks) {
   double numbers = 0;
   for (const optim::ParameterSpec& parameter : trained) numbers += elements_of(parameter.shape);
-  numbers *= pack;
   const Passes passes(config, data);
   MemoryPlan plan;
   plan.always.push_back({"program and libraries", kProgram});
@@ -221,7 +223,7 @@ MemoryPlan memory_plan(const TrainConfig& config, const std::vector<optim::Param
     constexpr double kCacheBytes = 1 << 30;  // pipeline/text.cpp keeps no more
     plan.always.push_back({"contexts of captions", std::min(kCacheBytes, captions * passes.context_bytes())});
   }
-  const Passes::Bytes step = passes.training_step(static_cast<double>(config.train.micro_batch_size * pack));
+  const Passes::Bytes step = passes.training_step(static_cast<double>(config.train.micro_batch_size));
   plan.kept_for_backward = step.kept;
   plan.in_turn.push_back({"training step", step.peak});
   const double average = config.optim.use_ema ? 2 * numbers * kF32 : 0;  // in the weights' place, beside them

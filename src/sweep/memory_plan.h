@@ -26,9 +26,8 @@ struct MemoryPlan {
   double total() const;
 };
 
-/// `trained` as planned_parameters gives it; `pack` trials share the base and go through it together. Errors:
-/// InputError naming a file of the base.
-MemoryPlan memory_plan(const TrainConfig& config, const std::vector<optim::ParameterSpec>& trained, const DataSize& data,
-                       int ranks, int pack = 1);
+/// `trained` as planned_parameters gives it. Errors: InputError naming a file of the base.
+MemoryPlan memory_plan(const TrainConfig& config, const std::vector<optim::ParameterSpec>& trained,
+                       const DataSize& data, int ranks);
 
 }  // namespace ldmtune::sweep
