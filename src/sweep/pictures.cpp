@@ -14,7 +14,6 @@
 #include "adapt/textual_inversion.h"
 #include "core/log.h"
 #include "core/progress.h"
-#include "data/captions.h"
 #include "data/dataset_mix.h"
 #include "pipeline/collective.h"
 #include "pipeline/device.h"
@@ -23,6 +22,7 @@
 #include "store/files.h"
 #include "store/image.h"
 #include "store/safetensors.h"
+#include "train/concept_templates.h"
 #include "train/signals.h"
 
 namespace ldmtune::sweep {
@@ -65,8 +65,15 @@ json drawing_settings(const TrainConfig& config, const json& result) {
           {"dataset_sha256", data::datasets_sha256(config.data)}};
 }
 
-json prompt_settings(const CaptionConfig& caption) {
-  return {{"template", caption.template_text}, {"name", caption.name}, {"max_chunks", caption.max_chunks}};
+json prompt_settings(const TrainConfig& config) {
+  const CaptionConfig& caption = config.caption;
+  json settings{{"template", caption.template_text}, {"name", caption.name}, {"max_chunks", caption.max_chunks}};
+  if (!train::instance_prompts(config).empty()) settings["instance_prompt"] = config.dreambooth.instance_prompt;
+  return settings;
+}
+
+std::string prompt_of(const TrainConfig& config, const data::DatasetMix& dataset, const Picture& picture) {
+  return train::ConceptTemplates(config).of(dataset.dataset_of(picture.sample)).plain(picture.caption);
 }
 
 bool same_ground(const TrainConfig& a, const TrainConfig& b) {
@@ -91,9 +98,9 @@ std::vector<Column> columns_of(const std::vector<const ResultRow*>& rows, bool w
   const TrainConfig& config = rows.front()->trial->config;
   const json settings = drawing_settings(config, rows.front()->state.result);
   const auto stamp = [&](const json& own) { return store::sha256_text(json{settings, own}.dump()); };
-  std::vector<Column> columns{{"base", "base", stamp(prompt_settings(config.caption))}};
+  std::vector<Column> columns{{"base", "base", stamp(prompt_settings(config))}};
   for (const ResultRow* row : rows) {
-    const json own{prompt_settings(row->trial->config.caption), store::sha256_file(export_file(*row))};
+    const json own{prompt_settings(row->trial->config), store::sha256_file(export_file(*row))};
     columns.push_back({row->state.folder.filename().string(), "trial", stamp(own), row});
   }
   if (!image_folders(config).empty()) {
@@ -160,7 +167,7 @@ class Painter {
     prompts_.reset();
     if (base_is_changed_) base_.reset();
     base_is_changed_ = false;
-    caption_ = column.row == nullptr ? config_.caption : column.row->trial->config.caption;
+    prompted_ = column.row == nullptr ? &config_ : &column.row->trial->config;
     column_ = column;
   }
 
@@ -189,10 +196,9 @@ class Painter {
   }
 
   at::Tensor generate(const Picture& picture) {
-    if (!prompts_) prompts_ = std::make_unique<pipeline::PromptEncoder>(base(), pipeline::prompt_options(caption_));
-    const data::CaptionTemplates templates(caption_.template_text, caption_.name);
+    if (!prompts_) prompts_ = std::make_unique<pipeline::PromptEncoder>(base(), pipeline::prompt_options(prompted_->caption));
     pipeline::GenerateRequest request;
-    request.prompt = templates.plain(picture.caption);
+    request.prompt = prompt_of(*prompted_, dataset_, picture);
     request.negative_prompt = config_.sample.negative_prompt;
     request.seed = config_.sample.seed;
     request.index = picture.sample_id;
@@ -250,7 +256,7 @@ class Painter {
   std::unique_ptr<adapt::LoadedEmbeddings> embeddings_;  ///< of the column's trial
   std::unique_ptr<adapt::Adapter> adapter_;              ///< of the column's trial
   std::unique_ptr<optim::Arena> arena_;
-  CaptionConfig caption_;
+  const TrainConfig* prompted_ = nullptr;  ///< whose prompts the column is drawn from
   Column column_;
 };
 
@@ -275,19 +281,18 @@ void draw_share(const Grid& grid, const std::vector<Column>& columns, const std:
 }
 
 void write_index(const Grid& grid, const std::vector<Column>& columns, const std::vector<Picture>& pictures,
-                 const TrainConfig& config, const json& settings) {
+                 const TrainConfig& config, const data::DatasetMix& dataset, const json& settings) {
   json column_list = json::array(), images = json::array();
   for (const Column& column : columns) {
     json entry{{"name", column.name}, {"kind", column.kind}};
     if (column.row != nullptr) entry["trial"] = column.row->trial->number;
     column_list.push_back(entry);
   }
-  const data::CaptionTemplates templates(config.caption.template_text, config.caption.name);
   for (const Picture& picture : pictures) {
     images.push_back({{"sample_id", picture.sample_id},
                       {"split", picture.split},
                       {"caption", picture.caption},
-                      {"prompt", templates.plain(picture.caption)},
+                      {"prompt", prompt_of(config, dataset, picture)},
                       {"source", picture.source},
                       {"width", picture.width},
                       {"height", picture.height}});
@@ -320,7 +325,8 @@ ExitCode draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, com
   });
   if (comm.any(train::StopSignals::received() != 0)) return ExitCode::interrupted;
   pipeline::root_gives(comm, [&] {
-    write_index(grid, columns, pictures, config, drawing_settings(config, drawable.front()->state.result));
+    write_index(grid, columns, pictures, config, dataset,
+                drawing_settings(config, drawable.front()->state.result));
     return std::string();
   });
   return ExitCode::done;

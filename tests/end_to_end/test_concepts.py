@@ -87,3 +87,14 @@ def test_prompts_and_datasets_must_fit(datasets, class_data, tmp_path):
     one_dataset = options(datasets[:1], class_data, tmp_path / "run")
     assert "option dreambooth.instance_prompt" in run(one_dataset, code=2)
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_of_a_sweep_are_drawn_from_each_concepts_prompt(datasets, tmp_path):
+    sweep = tmp_path / "one.sweep.cfg"
+    sweep.write_text(
+        f'method = dreambooth\nbase = "{BASE}"\ndata = {", ".join(map(str, datasets))}\n[sweep]\noutput = {tmp_path}/sweep\npictures = 2\n'
+        '[dreambooth]\ntrain_unet = attention\ninstance_prompt = "a zorp robot | a sks cat"\n[sample]\nnum_inference_steps = 2\n'
+        "[train]\nmax_train_steps = 1\nglobal_batch_size = 2\nseed = 3\n[validation]\nsteps = 0\n")
+    run(["sweep", "run", "--config", sweep])
+    images = json.loads((tmp_path / "sweep/pictures/index.json").read_text())["images"]
+    assert {image["prompt"] for image in images} <= {"a zorp robot", "a sks cat"} and len(images) == 2
