@@ -50,7 +50,7 @@ void declare(OptionTable& t, Conversion& c) {
         "kind, which names their layers");
   t.add("variant", c.variant, "", "Weight files' variant of a base's folder, e.g. fp16");
   t.add("dtype", c.dtype, "",
-        "Whole models: type of the weights, fp32 | fp16 | bf16 (empty: a base's as stored, what was trained in fp32)");
+        "Whole models: type of the weights, fp32 | fp16 | bf16 (empty: a base's as stored, after dreambooth fp32)");
   declare(t, c.base_options);
   t.add("token", c.token, "",
         "Of several words of a textual inversion, the one to write (empty: all); of a file's only one, its new name");

@@ -87,7 +87,8 @@ void export_model(const train::CheckpointState& state, const store::TensorMap& p
     parts.scheduler_config["rescale_betas_zero_snr"] = true;
     parts.scheduler_config["timestep_spacing"] = "trailing";
   }
-  write_base(parts, place.base, place.options, format, dtype, output);
+  // One type throughout: diffusers loads a folder's text encoder in the type that it finds, the UNet in fp32.
+  write_base(parts, place.base, place.options, format, dtype.empty() ? "fp32" : dtype, output);
 }
 
 }  // namespace ldmtune::cli

@@ -18,8 +18,8 @@ struct BasePlace {
 };
 
 /// Writes the base that the checkpoint was trained on (with what was merged into it, and the noise schedule that it was
-/// trained with), the trained weights in place, as "ldm" or "diffusers" (cli/export_base.h). `dtype` "": trained
-/// weights in fp32, the others as stored. Errors: InputError naming option or file, also where the base is not there
+/// trained with), the trained weights in place, as "ldm" or "diffusers" (cli/export_base.h). `dtype` "": fp32,
+/// as they were trained. Errors: InputError naming option or file, also where the base is not there
 /// or another one.
 void export_model(const train::CheckpointState& state, const store::TensorMap& parameters,
                   const std::filesystem::path& checkpoint, const BasePlace& place, const std::string& format,

@@ -20,6 +20,16 @@ void put(store::TensorMap& all, const std::string& prefix, const store::TensorMa
   for (const auto& [key, tensor] : tensors) all.emplace(prefix + key, as_stored(tensor, dtype));
 }
 
+/// transformers loads weights in the type that config.json names, whatever the file holds.
+json with_type(json config, at::ScalarType dtype) {
+  if (dtype == at::ScalarType::Undefined) return config;
+  const char* name = dtype == at::kHalf ? "float16" : dtype == at::kBFloat16 ? "bfloat16" : "float32";
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    if (config.contains(key)) config[key] = name;
+  }
+  return config;
+}
+
 /// SD 2's text encoder is OpenCLIP; what tells it from SD 1's is its activation.
 LdmFamily family_of(const BaseParts& parts) {
   if (parts.networks.contains("text_encoder_2")) return LdmFamily::sdxl;
@@ -56,7 +66,7 @@ BaseParts read_base_parts(const fs::path& base, const BaseModelOptions& options)
 void write_single_file(const fs::path& file, const BaseParts& parts, at::ScalarType dtype) {
   const std::string source = file.string();
   json header = {{"scheduler", parts.scheduler_config}, {"model_index", parts.model_index}};
-  for (const auto& [name, network] : parts.networks) header[name] = network.config;
+  for (const auto& [name, network] : parts.networks) header[name] = with_type(network.config, dtype);
   store::TensorMap all;
   put(all, "model.diffusion_model.", unet_to_ldm(parts.networks.at("unet").tensors, source), dtype);
   put(all, "first_stage_model.", vae_to_ldm(parts.networks.at("vae").tensors, source), dtype);
@@ -87,7 +97,7 @@ void write_base_folder(const fs::path& folder, const BaseParts& parts, at::Scala
   for (const auto& [name, network] : parts.networks) {
     const bool is_text = name.starts_with("text_encoder");
     fs::create_directories(folder / name);
-    store::write_json(folder / name / "config.json", network.config);
+    store::write_json(folder / name / "config.json", with_type(network.config, dtype));
     store::TensorMap stored;
     put(stored, "", network.tensors, dtype);
     store::write_safetensors(folder / name / (is_text ? "model.safetensors" : "diffusion_pytorch_model.safetensors"),

@@ -147,8 +147,13 @@ def test_a_diffusers_folder_holds_trained_and_untouched_parts(dataset, tmp_path)
     changed = {f"unet.{name}" for name, value in exported.items() if not np.array_equal(value, base[name])}
     assert changed == set(trained) and all(".attn" in name for name in changed)
     assert all(np.array_equal(exported[name.removeprefix("unet.")], value) for name, value in trained.items())
-    for file in ("text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"):
-        assert sha256(tmp_path / "model" / file) == sha256(BASE / file)
+    # What did not train is the base's, in the one type that the whole folder has.
+    for component, file in (("text_encoder", "model.safetensors"), ("vae", "diffusion_pytorch_model.safetensors")):
+        written, untouched = load_file(tmp_path / "model" / component / file), base_weights(component, file)
+        assert all(written[name].dtype == np.float32 and np.array_equal(written[name], untouched[name]) for name in untouched)
+    # transformers goes by the configuration's type.
+    assert json.loads((tmp_path / "model/text_encoder/config.json").read_text())["dtype"] == "float32"
+    assert sha256(tmp_path / "model/tokenizer/vocab.json") == sha256(BASE / "tokenizer/vocab.json")
 
     run(["sample", "--base", tmp_path / "model", "--prompt", "rocket", "--num_inference_steps", "2", "--output", tmp_path / "x.png"])
     run(["export", tmp_path / "run", "--format", "diffusers", "--dtype", "fp16", "--output", tmp_path / "half"])
