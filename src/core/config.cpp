@@ -159,9 +159,10 @@ void declare_dreambooth(OptionTable& t, DreamboothConfig& c) {
   t.add("dreambooth.train_text_encoder", c.train_text_encoder, "", "Train the text encoder (SDXL: both) too");
   t.add("dreambooth.text_encoder_learning_rate", c.text_encoder_learning_rate, "",
         "Its learning rate, as optim.learning_rate (empty: the same)");
-  t.add("dreambooth.instance_prompt", c.instance_prompt, "",
-        "What all images of data are called, e.g. \"a sks dog\" (empty: each by its own caption); with several datasets, "
-        "concepts of their own, a prompt for each: a sks dog | a zwx cat");
+  t.add(
+      "dreambooth.instance_prompt", c.instance_prompt, "",
+      "What all images of data are called, e.g. \"a sks dog\" (empty: each by its own caption); with several datasets, "
+      "concepts of their own, a prompt for each: a sks dog | a zwx cat");
   t.add("dreambooth.with_prior_preservation", c.with_prior_preservation, "",
         "Train on class images beside the instances, so that the base's other concepts stay");
   t.add("dreambooth.prior_loss_weight", c.prior_loss_weight, "", "What a class image's loss counts");

@@ -48,8 +48,8 @@ class Arena {
   /// becomes a view of it, and gradients reach it where it is used. Errors: Error for an unknown name or another shape.
   void adopt(const std::string& name, const at::Tensor& tensor);
   /// For a tensor of a narrower type that a module computes with: it becomes a rounded copy of the parameter of this
-  /// name. Backward adds its gradients, as it comes to them, to the parameter's in fp32 and keeps none beside. Errors: as
-  /// adopt.
+  /// name. Backward adds its gradients, as it comes to them, to the parameter's in fp32 and keeps none beside. Errors:
+  /// as adopt.
   void adopt_copy(const std::string& name, const at::Tensor& tensor);
   /// Rounds all copies anew; call it when parameters changed.
   void refresh_copies();

@@ -196,7 +196,8 @@ class Painter {
   }
 
   at::Tensor generate(const Picture& picture) {
-    if (!prompts_) prompts_ = std::make_unique<pipeline::PromptEncoder>(base(), pipeline::prompt_options(prompted_->caption));
+    if (!prompts_)
+      prompts_ = std::make_unique<pipeline::PromptEncoder>(base(), pipeline::prompt_options(prompted_->caption));
     pipeline::GenerateRequest request;
     request.prompt = prompt_of(*prompted_, dataset_, picture);
     request.negative_prompt = config_.sample.negative_prompt;
@@ -325,8 +326,7 @@ ExitCode draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, com
   });
   if (comm.any(train::StopSignals::received() != 0)) return ExitCode::interrupted;
   pipeline::root_gives(comm, [&] {
-    write_index(grid, columns, pictures, config, dataset,
-                drawing_settings(config, drawable.front()->state.result));
+    write_index(grid, columns, pictures, config, dataset, drawing_settings(config, drawable.front()->state.result));
     return std::string();
   });
   return ExitCode::done;

@@ -33,7 +33,8 @@ double score(const ResultRow& row, const std::string& key);
 /// The table as CSV (RFC 4180): trial, id, status, every varied option, seed, subset_seed, heldout_loss,
 /// base_heldout_loss, best_heldout_loss, best_step, train_loss, adjacent_loss, base_adjacent_loss, adjacent_drift,
 /// adjacent_trigger_loss, base_adjacent_trigger_loss, adjacent_trigger_drift, test_loss, base_test_loss,
-/// trainable_parameters, export_bytes, steps, training_tflops, seconds, samples_per_s, folder, reason. What is not known is empty.
+/// trainable_parameters, export_bytes, steps, training_tflops, seconds, samples_per_s, folder, reason. What is not
+/// known is empty.
 std::string results_csv(const Grid& grid, const std::vector<ResultRow>& rows);
 
 /// Writes <sweep.output>/results.csv atomically.

@@ -103,17 +103,17 @@ void make_unless_there(const DrawnDataset& drawn, const TrainConfig& config, con
                        comm::Communicator& comm) {
   std::optional<DrawingLock> lock;
   const auto is_there = [&] { return fs::exists(drawn.folder); };
-  const bool found = !pipeline::root_gives(comm, [&] {
-                        if (is_there()) return std::string("there");
-                        if (drawn.prompts.empty()) {
-                          fail_input("option ", drawn.folder_option, ": ", drawn.folder.string(),
-                                     " does not exist, and without ", drawn.prompts_option,
-                                     " there is nothing to draw; give either");
-                        }
-                        fs::create_directories(images_of(drawn));
-                        lock.emplace(images_of(drawn), is_there);
-                        return std::string(is_there() ? "there" : "");
-                      }).empty();
+  const bool found =
+      !pipeline::root_gives(comm, [&] {
+         if (is_there()) return std::string("there");
+         if (drawn.prompts.empty()) {
+           fail_input("option ", drawn.folder_option, ": ", drawn.folder.string(), " does not exist, and without ",
+                      drawn.prompts_option, " there is nothing to draw; give either");
+         }
+         fs::create_directories(images_of(drawn));
+         lock.emplace(images_of(drawn), is_there);
+         return std::string(is_there() ? "there" : "");
+       }).empty();
   if (!found) make_dataset(drawn, config, base, comm);
 }
 
@@ -127,7 +127,8 @@ void check_fits(const data::LatentDataset& dataset, const DrawnDataset& drawn) {
   for (std::size_t sample = 0; !prompts.empty() && sample < dataset.size(); ++sample) {
     if (std::find(prompts.begin(), prompts.end(), dataset.caption(sample)) != prompts.end()) continue;
     fail_input("option ", drawn.prompts_option, ": ", dataset.folder().string(), " holds an image of '",
-               dataset.caption(sample), "', which is none of them; leave the prompts out to take it with its own captions");
+               dataset.caption(sample),
+               "', which is none of them; leave the prompts out to take it with its own captions");
   }
 }
 

@@ -90,9 +90,7 @@ void check_adjacent(const ValidationConfig& v) {
           std::to_string(v.num_adjacent_images));
   for (const auto& [option, is_given] : {std::pair{"validation.adjacent_prompts", !v.adjacent_prompts.empty()},
                                          {"validation.adjacent_trigger", !v.adjacent_trigger.empty()}}) {
-    if (is_given && v.adjacent.empty()) {
-      fail_input("option ", option, ": needs validation.adjacent, the dataset folder of adjacent images");
-    }
+    if (is_given && v.adjacent.empty()) fail_input("option ", option, ": needs validation.adjacent, a dataset folder");
   }
 }
 

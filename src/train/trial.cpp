@@ -43,8 +43,8 @@ at::ScalarType compute_type(const std::string& mixed_precision) {
 
 /// The learning rate of a parameter group as A1111's syntax. Methods with several groups choose here.
 const std::string& learning_rate_of(const TrainConfig& config, const std::string& group) {
-  const std::string& of_text_encoder = config.method == "lora" ? config.lora.text_encoder_learning_rate
-                                                               : config.dreambooth.text_encoder_learning_rate;
+  const std::string& of_text_encoder =
+      config.method == "lora" ? config.lora.text_encoder_learning_rate : config.dreambooth.text_encoder_learning_rate;
   const bool has_groups = config.method == "lora" || config.method == "dreambooth";
   return has_groups && group != "unet" && !of_text_encoder.empty() ? of_text_encoder : config.optim.learning_rate;
 }

@@ -52,8 +52,7 @@ ValidationLoss summarize(const std::vector<double>& rows, std::size_t images, st
 
 }  // namespace
 
-std::vector<std::size_t> validation_samples(const data::DatasetMix& dataset, store::Split split,
-                                            std::int64_t limit) {
+std::vector<std::size_t> validation_samples(const data::DatasetMix& dataset, store::Split split, std::int64_t limit) {
   std::vector<std::size_t> samples;
   for (const auto& bucket : dataset.by_bucket(split)) {
     for (const std::size_t sample : bucket) {
@@ -94,7 +93,8 @@ ValidationLoss Validator::evaluate(const ValidationSet& set, const HooksFactory&
   const Batches batches = batches_of(set);
   std::vector<double> losses, drifts;
   std::size_t mine = 0;
-  for (auto b = static_cast<std::size_t>(comm_.rank()); b < batches.size(); b += static_cast<std::size_t>(comm_.size())) {
+  for (auto b = static_cast<std::size_t>(comm_.rank()); b < batches.size();
+       b += static_cast<std::size_t>(comm_.size())) {
     const auto rows = static_cast<std::int64_t>(batches[b].size());
     const Inputs inputs = inputs_of(set, batches[b]);
     const at::Tensor whole = predict(inputs, hooks, options.in_text_encoder);

@@ -42,7 +42,8 @@ TEST_F(Results, TableHasOneRowATrialAndEmptyCellsForTheUnknown) {
             "best_heldout_loss,best_step,train_loss,adjacent_loss,base_adjacent_loss,adjacent_drift,"
             "adjacent_trigger_loss,base_adjacent_trigger_loss,adjacent_trigger_drift,test_loss,base_test_loss,"
             "trainable_parameters,export_bytes,steps,training_tflops,seconds,samples_per_s,folder,reason");
-  EXPECT_EQ(lines[1], "0," + grid.trials[0].id + ",done,\"1,2,1\",false,0,0,0.3,0.5,,,0.05,,,,,,,0.7,,,,10,,,,trials/000-" +
+  EXPECT_EQ(lines[1], "0," + grid.trials[0].id +
+                          ",done,\"1,2,1\",false,0,0,0.3,0.5,,,0.05,,,,,,,0.7,,,,10,,,,trials/000-" +
                           grid.trials[0].id + ",");
   EXPECT_EQ(lines[3].substr(0, 11), "2," + grid.trials[2].id + ",");
   EXPECT_NE(lines[3].find(",pending,\"1,2,4,2,1\",false,0,0,,,"), std::string::npos);

@@ -98,7 +98,9 @@ TEST_F(DrawnDatasetTest, PromptsMayComeFromAFile) {
 
 TEST_F(DrawnDatasetTest, OneRunDrawsAndTheOthersWait) {
   fs::create_directories(drawn.folder);
-  { EXPECT_TRUE(DrawingLock(drawn.folder, [] { return false; }).is_held()); }
+  {
+    EXPECT_TRUE(DrawingLock(drawn.folder, [] { return false; }).is_held());
+  }
   char host[256] = "";
   gethostname(host, sizeof host - 1);
   store::write_json(drawn.folder / "lock.json", {{"host", host},
