@@ -78,7 +78,11 @@ void rewrite(const std::vector<std::string>& words) {
 }
 
 void create(const std::vector<std::string>& words) {
-  const LoraConfig config{std::stoll(words[3]), std::stod(words[4]), words[5], words[6]};
+  LoraConfig config;
+  config.rank = std::stoll(words[3]);
+  config.alpha = std::stod(words[4]);
+  config.target_modules = words[5];
+  config.text_encoder_target_modules = words[6];
   const Lora lora = Lora::from_config(config, lora_sites(load(words[1])));
   const optim::Arena arena(lora.parameters());
   lora.initialize(arena, std::stoull(words[7]));
