@@ -137,6 +137,8 @@ def test_our_files_are_what_a1111_writes(tmp_path):
             assert list(state) == [f"linear.{n}.{kind}" for n in (0, 2, 4, 5) for kind in ("weight", "bias")]
             assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     metadata = {key: value for key, value in content.items() if not isinstance(key, int)}
+    # Ours alone, where it is not A1111's: A1111 and ComfyUI read the keys they know and the widths, and no others.
+    assert metadata.pop("layer_norm_init") == "ones"
     assert metadata == {
         "step": 17, "name": "created", "layer_structure": [1.0, 2.0, 1.0], "activation_func": "relu",
         "is_layer_norm": True, "weight_initialization": "KaimingNormal", "sd_checkpoint": "abc123",
