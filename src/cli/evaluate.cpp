@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "cli/commands.h"
+#include "cli/operand.h"
 #include "core/config.h"
 #include "core/log.h"
 #include "pipeline/collective.h"
@@ -74,10 +75,7 @@ ExitCode run_evaluate(const Arguments& arguments, comm::Communicator& comm) {
       overrides.push_back(setting);
     }
   }
-  if (line.positional.size() != 1) {
-    fail_input("evaluate: expected one RUN, found ", line.positional.size(), "; see ldmtune evaluate --help");
-  }
-  const std::filesystem::path run = line.positional.front();
+  const std::filesystem::path run = only_operand(line, "evaluate", "one RUN");
   const std::vector<double> strengths = train::parse_strengths(options.strengths, "strengths");
   const auto losses = train::measure_strengths(run, strengths, overrides, comm);
   if (losses.empty()) return ExitCode::interrupted;

@@ -11,6 +11,7 @@
 #include "cli/export_embedding.h"
 #include "cli/export_lora.h"
 #include "cli/export_model.h"
+#include "cli/operand.h"
 #include "core/config.h"
 #include "core/log.h"
 #include "pipeline/collective.h"
@@ -147,14 +148,10 @@ ExitCode run_export(const Arguments& arguments, comm::Communicator& comm) {
   }
   const CommandLine line = parse_command_line(arguments);
   table.set(line.settings);
-  if (line.positional.size() != 1) {
-    fail_input("export: expected one CHECKPOINT or FILE, found ", line.positional.size(),
-               "; see ldmtune export --help");
-  }
+  options.given = only_operand(line, "export", "one CHECKPOINT or FILE");
   check_output(options.output);
   pipeline::run_together(comm, [&] {
     if (comm.rank() != 0) return;
-    options.given = line.positional.front();
     if (is_base_folder(options.given) || std::filesystem::is_regular_file(options.given)) {
       convert(is_base_folder(options.given) ? FileKind::base : kind_of(options.given), options);
       LDMTUNE_LOG(info) << "wrote " << options.output.string();

@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/convert.h"
 #include "cli/export_base.h"
+#include "cli/operand.h"
 #include "core/log.h"
 #include "pipeline/collective.h"
 
@@ -66,13 +67,10 @@ ExitCode run_import(const Arguments& arguments, comm::Communicator& comm) {
   }
   const CommandLine line = parse_command_line(arguments);
   table.set(line.settings);
-  if (line.positional.size() != 1) {
-    fail_input("import: expected one FILE or FOLDER, found ", line.positional.size(), "; see ldmtune import --help");
-  }
+  conversion.given = only_operand(line, "import", "one FILE or FOLDER");
   check_output(conversion.output);
   pipeline::run_together(comm, [&] {
     if (comm.rank() != 0) return;
-    conversion.given = line.positional.front();
     const FileKind kind = is_base_folder(conversion.given) ? FileKind::base : kind_of(conversion.given);
     conversion.format = own_format(kind, conversion.output);
     const adapt::JobOptions options = convert(kind, conversion);
