@@ -4,28 +4,11 @@
 
 #include <set>
 
-#include "core/error.h"
+#include "grid_of_pairs.h"
 #include "sweep_fixture.h"
 
 namespace ldmtune::sweep {
 namespace {
-
-using Pairs = std::vector<std::pair<std::string, std::string>>;
-
-Grid expand(const Pairs& pairs) {
-  std::vector<OptionSetting> settings{{"sweep.output", "runs/x", "test"}};
-  for (const auto& [name, value] : pairs) settings.push_back({name, value, "test"});
-  return expand_grid(settings);
-}
-
-std::string error_of(const Pairs& pairs) {
-  try {
-    expand(pairs);
-  } catch (const InputError& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(Grid, IsTheProductInOrderWithTheLastOptionFastest) {
   const Grid grid =
