@@ -156,24 +156,25 @@ def _validation_curves(axis, configurations: list, values) -> bool:
 
 def adjacent_curves(configurations: list) -> str | None:
     """Loss on adjacent concepts over steps; None where it was not measured."""
-    figure, (axis,) = _figure(1)
-    if not _validation_curves(axis, configurations, lambda frame: _numeric(frame, "adjacent")):
-        plt.close(figure)
-        return None
-    axis.set_title("Loss on adjacent concepts (rising: forgetting)", loc="left")
-    _count_updates(axis)
-    return _to_svg(figure, "adjacent", "Loss on adjacent concepts over updates")
+    title = "Loss on adjacent concepts (rising: forgetting)"
+    return _column_curves(configurations, "adjacent", "adjacent", title, "Loss on adjacent concepts over updates")
 
 
 def drift_curves(configurations: list) -> str | None:
     """Distance from the base's predictions on adjacent concepts over steps; None where it was not measured."""
+    description = "Mean squared difference from the base's prediction on adjacent concepts over updates"
+    return _column_curves(configurations, "adjacent_drift", "drift", "Drift from the base on adjacent concepts", description)
+
+
+def _column_curves(configurations: list, column: str, name: str, title: str, description: str) -> str | None:
+    """A figure of one column of validation.csv over steps; None where no trial has it."""
     figure, (axis,) = _figure(1)
-    if not _validation_curves(axis, configurations, lambda frame: _numeric(frame, "adjacent_drift")):
+    if not _validation_curves(axis, configurations, lambda frame: _numeric(frame, column)):
         plt.close(figure)
         return None
-    axis.set_title("Drift from the base on adjacent concepts", loc="left")
+    axis.set_title(title, loc="left")
     _count_updates(axis)
-    return _to_svg(figure, "drift", "Mean squared difference from the base's prediction on adjacent concepts over updates")
+    return _to_svg(figure, name, description)
 
 
 def _gap(frame: pd.DataFrame) -> pd.DataFrame:
