@@ -1,5 +1,7 @@
 #include "model/attention.h"
 
+#include "model/frugal_layers.h"
+
 namespace ldmtune::model {
 
 namespace {
@@ -52,8 +54,7 @@ FeedForward::FeedForward(Weights& weights, const std::string& name, std::int64_t
       proj_out_(weights, name + ".net.2", kFeedForwardFactor * width, width) {}
 
 at::Tensor FeedForward::forward(const at::Tensor& hidden, ModelHooks* hooks) const {
-  const auto halves = proj_in_.forward(hidden, hooks).chunk(2, -1);
-  return proj_out_.forward(halves[0] * at::gelu(halves[1]), hooks);
+  return proj_out_.forward(gated_gelu(proj_in_.forward(hidden, hooks)), hooks);
 }
 
 }  // namespace ldmtune::model

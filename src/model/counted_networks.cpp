@@ -32,11 +32,12 @@ class Layers {
     return tape_.convolution(x, tokens(to) * out, in * out * kernel * kernel, pass_.trains);
   }
   Counted norm(const Counted& x) const { return tape_.norm(x, pass_.trains); }
+  Counted norm_activation(const Counted& x) const { return tape_.norm_activation(x, pass_.trains); }
 
   Counted resnet(const Counted& x, const Plane& plane, double in, double out, bool has_time) const {
-    Counted hidden = convolution(tape_.activation(norm(x)), plane, in, out);
+    Counted hidden = convolution(norm_activation(x), plane, in, out);
     if (has_time) hidden = tape_.add(hidden, tape_.tensor(pass_.batch * out, pass_.element_size, pass_.trains));
-    hidden = convolution(tape_.activation(norm(hidden)), plane, out, out);
+    hidden = convolution(norm_activation(hidden), plane, out, out);
     return tape_.add(in == out ? x : convolution(x, plane, in, out, 1), hidden);
   }
 
@@ -63,7 +64,7 @@ class UNetWalk : Layers, public std::enable_shared_from_this<UNetWalk> {
     down(hidden);
     mid(hidden);
     up(hidden);
-    return convolution(tape_.activation(norm(hidden)), planes_[0], first, number(config_.out_channels),
+    return convolution(norm_activation(hidden), planes_[0], first, number(config_.out_channels),
                        number(config_.conv_out_kernel));
   }
 
@@ -251,7 +252,7 @@ void walk_decoder(MemoryTape& tape, const VAEConfig& config, const Pass& pass, s
     plane = plane.twice();
     hidden = layers.convolution(tape.resized(hidden, layers.tokens(plane) * out), plane, out, out);
   }
-  layers.convolution(tape.activation(layers.norm(hidden)), plane, in, number(config.out_channels));
+  layers.convolution(layers.norm_activation(hidden), plane, in, number(config.out_channels));
 }
 
 }  // namespace ldmtune::model

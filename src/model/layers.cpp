@@ -3,6 +3,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "model/frugal_layers.h"
 
 namespace ldmtune::model {
 
@@ -28,7 +29,7 @@ Conv2d::Conv2d(Weights& weights, const std::string& name, std::int64_t in, std::
     : Conv2d(weights, name, in, out, Geometry{}) {}
 
 at::Tensor Conv2d::forward(const at::Tensor& input) const {
-  return at::conv2d(input, weight_, bias_, geometry_.stride, geometry_.padding);
+  return convolution(input, weight_, bias_, geometry_.stride, geometry_.padding);
 }
 
 GroupNorm::GroupNorm(Weights& weights, const std::string& name, std::int64_t groups, std::int64_t channels, double eps)
@@ -43,6 +44,11 @@ GroupNorm::GroupNorm(Weights& weights, const std::string& name, std::int64_t gro
 
 at::Tensor GroupNorm::forward(const at::Tensor& input) const {
   return at::group_norm(input, groups_, weight_, bias_, eps_);
+}
+
+at::Tensor GroupNorm::forward(const at::Tensor& input, Activation activation) const {
+  if (activation == Activation::silu) return group_norm_silu(input, weight_, bias_, groups_, eps_);
+  return activate(forward(input), activation);
 }
 
 LayerNorm::LayerNorm(Weights& weights, const std::string& name, std::int64_t width, double eps)

@@ -53,12 +53,16 @@ class Conv2d {
   Geometry geometry_;
 };
 
+enum class Activation { silu, gelu, quick_gelu, mish, relu };
+
 class GroupNorm {
  public:
   /// Errors: InputError if `channels` is not divisible by `groups`.
   GroupNorm(Weights& weights, const std::string& name, std::int64_t groups, std::int64_t channels, double eps);
   /// input (B, channels, ...).
   at::Tensor forward(const at::Tensor& input) const;
+  /// The activation of it.
+  at::Tensor forward(const at::Tensor& input, Activation activation) const;
 
  private:
   at::Tensor weight_, bias_;
@@ -77,7 +81,6 @@ class LayerNorm {
   double eps_;
 };
 
-enum class Activation { silu, gelu, quick_gelu, mish, relu };
 at::Tensor activate(const at::Tensor& input, Activation activation);
 /// The key's activation by diffusers' name (silu, swish, gelu, mish, relu; silu where the key is absent).
 /// Errors: InputError naming the key and what it holds.

@@ -42,7 +42,9 @@ Counted MemoryTape::linear(const Counted& x, double out_elements, double weights
 
 Counted MemoryTape::convolution(const Counted& x, double out_elements, double weights, bool trains) {
   const double rearranged = x.bytes() + (out_elements + weights) * x.element_size;
-  const Counted output = result(out_elements, x.element_size, {x}, trains, {x.storage},
+  std::vector<Storage> kept;
+  if (trains) kept.push_back(x.storage);
+  const Counted output = result(out_elements, x.element_size, {x}, trains, std::move(kept),
                                 rearranged + (trains ? weights * x.element_size : 0));
   meter_->with(rearranged);
   return output;
@@ -50,6 +52,12 @@ Counted MemoryTape::convolution(const Counted& x, double out_elements, double we
 
 Counted MemoryTape::norm(const Counted& x, bool trains) {
   return result(x.elements, x.element_size, {x}, trains, {x.storage}, 0);
+}
+
+Counted MemoryTape::norm_activation(const Counted& x, bool trains) {
+  const Counted output = result(x.elements, x.element_size, {x}, trains, {x.storage}, x.bytes());
+  meter_->with(x.bytes());
+  return output;
 }
 
 Counted MemoryTape::activation(const Counted& x) {
@@ -68,8 +76,9 @@ Counted MemoryTape::quick_gelu(const Counted& x) {
 }
 
 Counted MemoryTape::gated_gelu(const Counted& x) {
-  const Storage gate = allocate(x.bytes() / 2);
-  return result(x.elements / 2, x.element_size, {x}, false, {x.storage, gate}, x.bytes());
+  const Counted output = result(x.elements / 2, x.element_size, {x}, false, {x.storage}, x.bytes());
+  meter_->with(x.bytes() / 2);
+  return output;
 }
 
 Counted MemoryTape::attention(const Counted& query, const Counted& key, const Counted& value, double rows) {

@@ -3,9 +3,10 @@
 // of what autograd keeps of them. A network is walked with these as it is with tensors, so that what is counted follows
 // from its layers.
 //
-// What an operation keeps for backward is what LibTorch's formulas read again: convolutions and norms their input
-// whatever trains, matrix products their input only where the matrix trains, activations their input, attention (the
-// flash kernel, which CPU and GPU take) queries, keys, values and output, products the factors.
+// What an operation keeps for backward is what LibTorch's formulas, or ours (frugal_layers.h), read again: convolutions
+// and matrix products their input only where their weights train, norms their input whatever trains, activations their
+// input (none after a norm), attention (the flash kernel, which CPU and GPU take) queries, keys, values and output,
+// products the factors.
 
 #include <cstdint>
 #include <functional>
@@ -60,6 +61,8 @@ class MemoryTape {
   /// The library's convolution works on rearranged copies of input, output and weights.
   Counted convolution(const Counted& x, double out_elements, double weights, bool trains);
   Counted norm(const Counted& x, bool trains);
+  /// The normalized values are computed again in backward.
+  Counted norm_activation(const Counted& x, bool trains);
   Counted activation(const Counted& x);
   /// One whose derivative follows from its result: relu, sigmoid, tanh.
   Counted activation_keeping_result(const Counted& x);

@@ -30,9 +30,9 @@ at::Tensor ResnetBlock2D::forward_recomputed(const at::Tensor& input, const at::
 }
 
 at::Tensor ResnetBlock2D::forward(const at::Tensor& residual, const at::Tensor& input, const at::Tensor& time) const {
-  at::Tensor hidden = conv1_.forward(activate(norm1_.forward(input), activation_));
+  at::Tensor hidden = conv1_.forward(norm1_.forward(input, activation_));
   if (time_emb_proj_) hidden = hidden + time_emb_proj_->forward(time).unsqueeze(-1).unsqueeze(-1);
-  hidden = conv2_.forward(activate(norm2_.forward(hidden), activation_));
+  hidden = conv2_.forward(norm2_.forward(hidden, activation_));
   const at::Tensor output = (conv_shortcut_ ? conv_shortcut_->forward(residual) : residual) + hidden;
   return output_scale_factor_ == 1.0 ? output : output / output_scale_factor_;
 }

@@ -134,7 +134,7 @@ at::Tensor UNet2DConditionModel::Impl::forward(const at::Tensor& sample, const a
   for (const DownBlock& block : down_blocks) hidden = block.forward(hidden, conditioning, skips);
   hidden = mid_block->forward(hidden, conditioning);
   for (const UpBlock& block : up_blocks) hidden = block.forward(hidden, conditioning, skips);
-  return conv_out.forward(activate(conv_norm_out.forward(hidden), config.activation));
+  return conv_out.forward(conv_norm_out.forward(hidden, config.activation));
 }
 
 UNet2DConditionModel::UNet2DConditionModel(const nlohmann::json& config, Weights& weights)

@@ -114,7 +114,7 @@ at::Tensor Encoder::forward(const at::Tensor& image) const {
     for (const ResnetBlock2D& resnet : level.resnets) hidden = resnet.forward(hidden, kNoTime);
     if (level.downsampler) hidden = level.downsampler->forward(hidden);
   }
-  return conv_out_.forward(at::silu(conv_norm_out_.forward(mid_block_.forward(hidden))));
+  return conv_out_.forward(conv_norm_out_.forward(mid_block_.forward(hidden), Activation::silu));
 }
 
 Decoder::Decoder(Weights& weights, const VAEConfig& config)
@@ -142,7 +142,7 @@ at::Tensor Decoder::forward(const at::Tensor& latent) const {
     for (const ResnetBlock2D& resnet : level.resnets) hidden = resnet.forward(hidden, kNoTime);
     if (level.upsampler) hidden = level.upsampler->forward(hidden, 2 * hidden.size(2), 2 * hidden.size(3));
   }
-  return conv_out_.forward(at::silu(conv_norm_out_.forward(hidden)));
+  return conv_out_.forward(conv_norm_out_.forward(hidden, Activation::silu));
 }
 
 }  // namespace ldmtune::model

@@ -37,6 +37,22 @@ TEST(MemoryTape, NothingIsKeptWhereNothingNeedsAGradient) {
   EXPECT_EQ(tape.kept_bytes(), 80) << "the norm's input and the activation's";
 }
 
+TEST(MemoryTape, ABlockOfNormActivationAndConvolutionKeepsOneTensorWhereItIsFrozen) {
+  for (const bool trains : {false, true}) {
+    MemoryTape tape(true);
+    const Counted x = tape.tensor(10, kF32, /*needs_gradient=*/true);
+    tape.convolution(tape.norm_activation(x, trains), 20, 200, trains);
+    EXPECT_EQ(tape.kept_bytes(), trains ? 80 : 40);
+  }
+}
+
+TEST(MemoryTape, AGateKeepsItsInput) {
+  MemoryTape tape(true);
+  const Counted y = tape.gated_gelu(tape.tensor(10, kF32, true));
+  EXPECT_EQ(y.elements, 5);
+  EXPECT_EQ(tape.kept_bytes(), 40);
+}
+
 TEST(MemoryTape, ASharedInputIsKeptOnce) {
   MemoryTape tape(true);
   const Counted x = tape.tensor(10, kF32, true);
