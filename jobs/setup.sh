@@ -54,6 +54,8 @@ on_cmake_path() {
 }
 has_hdf5() { has_command h5cc || has_module hdf5 || has_header hdf5/serial/hdf5.h || has_header hdf5.h; }
 has_font() { [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || { has_command fc-list && [ -n "$(fc-list)" ]; }; }
+# ldmtune builds without it too and then keeps more memory: only worth installing where that costs nothing.
+has_jemalloc() { has_module jemalloc || ! has_command apt-get; }
 has_daemon() { has_command "$1" || [ -x "/usr/sbin/$1" ]; }
 has_venv() { [ -x "$venv/bin/python" ] || "$active_python" -c 'import ensurepip, venv' 2>/dev/null; }
 
@@ -79,6 +81,7 @@ packages=(
   "libwebp-dev         has_module libwebp"
   "libcairo2-dev       has_module cairo"
   "libssl-dev          has_module libcrypto"
+  "libjemalloc-dev     has_jemalloc"
   "fonts-dejavu-core   has_font"
   "python3             has_command python3"
   "python3-venv        has_venv"

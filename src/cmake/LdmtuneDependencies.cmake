@@ -14,6 +14,17 @@ pkg_check_modules(WEBP REQUIRED IMPORTED_TARGET libwebp)
 pkg_check_modules(CAIRO REQUIRED IMPORTED_TARGET cairo)
 find_path(RANDOM123_INCLUDE_DIR Random123/philox.h REQUIRED)
 
+# jemalloc, where it is: a training step frees and takes the same tensors over and over, and the C library's heap keeps
+# more holes than jemalloc's (tests/bench/RESULTS.md).
+set(LDMTUNE_JEMALLOC_LIBRARY "")
+if(LDMTUNE_JEMALLOC)
+  pkg_check_modules(JEMALLOC QUIET IMPORTED_TARGET jemalloc)
+  if(JEMALLOC_FOUND)
+    set(LDMTUNE_JEMALLOC_LIBRARY PkgConfig::JEMALLOC)
+  endif()
+endif()
+message(STATUS "Memory from ${LDMTUNE_JEMALLOC_LIBRARY} (empty: the C library)")
+
 # LibTorch: Torch_DIR (…/share/cmake/Torch) if given, else the torch that a Python can import.
 # The wheel's own TorchConfig.cmake demands nvcc where the wheel is a CUDA build, so the
 # libraries are taken from the folder directly.

@@ -85,7 +85,7 @@ def test_bad_input_is_said(dataset, tmp_path, changes, names):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_total_is_within_15_percent_of_what_a_step_takes(dataset, tmp_path, method):
-    changes = {"method": method.split("-")[0], "train.global_batch_size": 24, "train.micro_batch_size": 24, **METHODS[method]}
+    changes = {"method": method.split("-")[0], "train.global_batch_size": 64, "train.micro_batch_size": 64, **METHODS[method]}
     planned = items(run(["train", "--plan", *options(dataset, tmp_path / "run", **changes)]))["total at the peak"]
     run(["bench", "--steps", "1", "--warmup", "1", "--json", tmp_path / "step.json", *options(dataset, tmp_path / "run", **changes)])
     measured = json.loads((tmp_path / "step.json").read_text())["peak_host_bytes"] / 2**20
