@@ -28,7 +28,7 @@ namespace ldmtune::cli {
 namespace {
 
 constexpr const char* kUsage =
-    R"(ldmtune sweep --config FILE plan | run | trial N | pack N | collect | best   [--pack K] [--section.option value ...]
+    R"(ldmtune sweep --config FILE plan | run | trial N | pack N | collect | best   [--pack K] [--ranks N] [--section.option value ...]
 
 Trains one trial for every combination of options that hold alternatives. The config file is a `train` file in which any
 option may hold several values separated by |, and a [sweep] section:
@@ -40,7 +40,8 @@ option may hold several values separated by |, and a [sweep] section:
   output = runs/structures
   seeds = 0,1,2                              times three replicates
 
-  plan       print the trials, their trainable parameters, steps, estimated memory and time; nothing runs
+  plan       print the trials, their trainable parameters, steps, estimated memory and time; nothing runs.
+             --ranks N refuses (exit code 2) where a trial cannot train on N ranks, and names the numbers that would do
   run        train all trials, draw pictures of held-out captions, write results.csv. Run it again to go on after an
              interruption (exit code 85): finished trials are not run again
   trial N    train trial N alone (one element of a Slurm array)
@@ -76,6 +77,7 @@ struct Request {
   std::optional<std::int64_t> number;  ///< of `trial N` or `pack N`
   std::string pack;                    ///< --pack: empty, a number or auto
   std::optional<std::int64_t> rung;    ///< --rung
+  std::optional<int> ranks;            ///< --ranks, of plan
   std::vector<OptionSetting> settings;
 };
 
@@ -86,6 +88,15 @@ std::int64_t listed_number(const std::string& text) {
     fail_input("sweep: expected a number as `sweep plan` lists it, found '", text, "'");
   }
   return number;
+}
+
+int rank_count(const std::string& text) {
+  int count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc{} || end != text.data() + text.size() || count < 1) {
+    fail_input("option ranks: expected a number of MPI ranks from 1 on, found '", text, "'");
+  }
+  return count;
 }
 
 Request parse_request(const Arguments& arguments) {
@@ -99,6 +110,8 @@ Request parse_request(const Arguments& arguments) {
       request.pack = setting.text;
     } else if (setting.name == "rung") {
       request.rung = listed_number(setting.text);
+    } else if (setting.name == "ranks") {
+      request.ranks = rank_count(setting.text);
     } else {
       overrides.push_back(setting);
     }
@@ -113,6 +126,10 @@ Request parse_request(const Arguments& arguments) {
   if (takes_number) request.number = listed_number(line.positional[1]);
   if (line.positional.size() > (takes_number ? 2u : 1u)) {
     fail_input("sweep ", request.action, ": unexpected argument '", line.positional.back(), "'");
+  }
+  if (request.ranks && request.action != "plan") {
+    fail_input("option ranks: of `sweep plan`; `sweep ", request.action,
+               "` trains on the ranks that it is started with");
   }
   return request;
 }
@@ -237,6 +254,7 @@ ExitCode run_sweep(const Arguments& arguments, comm::Communicator& comm) {
   const sweep::Grid grid = sweep::expand_grid(request.settings);
   if (request.action == "run" || request.action == "trial" || request.action == "pack") return run(grid, request, comm);
   if (request.action == "plan") {
+    if (request.ranks) sweep::check_ranks(grid, *request.ranks);
     const std::string table = request.pack.empty() ? sweep::plan_table(grid) : packs_of(grid, request.pack);
     if (comm.rank() == 0) std::cout << table;
   } else if (request.action == "collect") {

@@ -226,6 +226,20 @@ void check_trials(const std::vector<const Trial*>& trials, int ranks) {
   }
 }
 
+void check_ranks(const Grid& grid, int ranks) {
+  const Trial* fewest = nullptr;
+  std::int64_t leaves = 0;
+  for (const Trial& trial : grid.trials) {
+    const RunConfig& train = trial.config.train;
+    std::int64_t own = 0;
+    checked(trial, [&] { own = data::checked_leaves(train.global_batch_size, train.micro_batch_size, 1); });
+    if (fewest == nullptr || own < leaves) fewest = &trial, leaves = own;
+  }
+  if (fewest == nullptr) return;
+  const RunConfig& train = fewest->config.train;
+  checked(*fewest, [&] { data::checked_leaves(train.global_batch_size, train.micro_batch_size, ranks); });
+}
+
 std::string format_table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<std::size_t> widths;
   for (const auto& row : rows) {

@@ -34,6 +34,10 @@ std::string training_length(const TrainConfig& config);
 /// for `ranks` ranks. Errors: InputError naming the trial and what is wrong.
 void check_trials(const std::vector<const Trial*>& trials, int ranks);
 
+/// Finds trials that cannot train on `ranks` ranks. Errors: InputError naming the trial with the fewest leaves and the
+/// numbers of ranks that would do for it, and so for all.
+void check_ranks(const Grid& grid, int ranks);
+
 /// One line a trial: number, id, varied options ("–" where a condition leaves one out), seed, trainable parameters,
 /// steps, TFLOP, estimated memory and time on one rank; then the sums, and the rungs of successive halving. Times
 /// are estimates: see estimate_speed.

@@ -110,6 +110,13 @@ def test_plan_lists_trials_and_writes_nothing(tmp_path, data):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_plan_refuses_a_number_of_ranks_that_a_trial_cannot_use(tmp_path, data):
+    plan = ["sweep", "--config", write_config(tmp_path, data), "plan", "--train.micro_batch_size", "1"]
+    assert "trainable parameters" in ldmtune(*plan, "--ranks", "2")
+    said = ldmtune(*plan, "--ranks", "4", code=2)
+    assert "trial 0: number of MPI ranks: expected one of 1, 2 " in said and "found 4" in said
+
+
 def test_results_have_a_row_a_trial_with_what_the_plan_said(finished):
     rows = results(finished / "sweep")
     assert [row["status"] for row in rows] == ["done", "done"]
@@ -241,6 +248,8 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(tmp_path, data):
         (["run", "--train.global_batch_size", "3", "--train.micro_batch_size", "2"], "global_batch_size"),
         (["run", "--train.stop_after", "1 | 2"], "stop_after"),
         (["run", "--sweep.seeds", "a"], "sweep.seeds"),
+        (["plan", "--ranks", "0"], "option ranks"),
+        (["run", "--ranks", "2"], "option ranks"),
         (["trial", "9"], "from 0 to 1"),
         (["trial", "x"], "number"),
         (["trial"], "number"),

@@ -89,6 +89,26 @@ TEST_F(PlanTest, ABadTrialIsFoundBeforeAnyRuns) {
   EXPECT_THROW(check_trials(chosen_trials(planned, std::nullopt), 1), InputError) << "data/index.json is no dataset";
 }
 
+TEST_F(PlanTest, RanksAreCheckedAgainstTheTrialWithTheFewestLeaves) {
+  const Grid planned = grid({{"hypernetwork.layer_norm", "false"},
+                             {"hypernetwork.layer_structure", "1,2,1"},
+                             {"train.global_batch_size", "8 | 4 | 16"},
+                             {"train.micro_batch_size", "2"}});
+  ASSERT_EQ(planned.trials.size(), 3u);
+  EXPECT_NO_THROW(check_ranks(planned, 1));
+  EXPECT_NO_THROW(check_ranks(planned, 2));
+  for (const int ranks : {3, 4, 8}) {
+    try {
+      check_ranks(planned, ranks);
+      FAIL() << ranks << " ranks share two leaves";
+    } catch (const InputError& error) {
+      const std::string said = error.what();
+      EXPECT_NE(said.find("trial 1: number of MPI ranks: expected one of 1, 2 "), std::string::npos) << said;
+    }
+  }
+  EXPECT_THROW(check_ranks(grid({{"train.global_batch_size", "6"}, {"train.micro_batch_size", "2"}}), 1), InputError);
+}
+
 TEST_F(PlanTest, SweepJsonTellsTheAnalysisTheTrials) {
   const Grid planned = grid({{"sweep.seeds", "4"}});
   write_plan(planned);
