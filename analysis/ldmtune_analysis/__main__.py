@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_argument("-o", "--output", type=Path, help="folder for them (default: SWEEP/methods)")
     collected = commands.add_parser("collect", help="results of sweeps as one HDF5 file and CSV; adds to what is there")
     collected.add_argument("sweeps", type=Path, nargs="+", help="sweep.output folders")
-    collected.add_argument("-o", "--output", type=Path, help="the file (default: FIRST SWEEP/results.h5)")
+    collected.add_argument("-o", "--output", type=Path, help="the file (default: FIRST SWEEP/collected.h5)")
     metrics = commands.add_parser("metrics", help="sample metrics of a sweep's pictures, for the report")
     metrics.add_argument("sweep", type=Path, help="the sweep.output folder")
     metrics.add_argument("--clip", type=Path, metavar="DIR", help="local CLIP model: CLIP-T and CLIP-I")
@@ -100,7 +100,7 @@ def _run(options, others: list) -> int:
         print(write_methods(load_sweep(options.sweep), options.output or options.sweep / "methods"))
     elif options.command == "collect":
         sweeps = [load_sweep(folder) for folder in options.sweeps]
-        print(collect(sweeps, options.output or options.sweeps[0] / "results.h5"))
+        print(collect(sweeps, options.output or options.sweeps[0] / "collected.h5"))
     elif options.command == "metrics":
         print(measure_samples(load_sweep(options.sweep), options.clip, options.dino))
     elif options.command == "tensorboard":

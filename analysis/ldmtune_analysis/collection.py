@@ -29,8 +29,8 @@ COLUMNS = {
     "base_heldout_loss": ("number", "mean squared error", "the same of the untouched base"),
     "best_heldout_loss": ("number", "mean squared error", "lowest of all validations"),
     "best_step": ("integer", "updates", "where that was"),
-    "concept_train_loss": ("number", "mean squared error", "training images at the end, at validation's noise"),
-    "base_concept_train_loss": ("number", "mean squared error", "the same of the untouched base"),
+    "train_loss": ("number", "mean squared error", "training images at the end, at validation's noise"),
+    "base_train_loss": ("number", "mean squared error", "the same of the untouched base"),
     "adjacent_loss": ("number", "mean squared error", "validation images of validation.adjacent at the end"),
     "base_adjacent_loss": ("number", "mean squared error", "the same of the untouched base"),
     "adjacent_drift": ("number", "mean squared difference", "from the base's own prediction on those images at the end"),
@@ -60,6 +60,8 @@ _IMAGES = {
     "base_loss": ("number", "mean squared error", "of the untouched base"),
     "drift": ("number", "mean squared difference", "from the base's own prediction at the end; of adjacent images"),
 }
+# Columns that show a key of result.json under the name that results.csv gives it.
+_KEYS = {"train_loss": "concept_train_loss", "base_train_loss": "base_concept_train_loss"}
 _KINDS = ("heldout", "test", "train", "adjacent", "adjacent_trigger")
 _OPTION = ("text", "", "option; empty where it does not count or did not vary in that sweep")
 
@@ -67,9 +69,10 @@ _OPTION = ("text", "", "option; empty where it does not count or did not vary in
 def collect(sweeps: list, output) -> Path:
     """Adds the trials of the sweeps to OUTPUT (.h5) and to the CSV of the same name; returns the file.
 
-    Errors: ImportError if h5py is missing; OSError.
+    Errors: ValueError if OUTPUT or its CSV would take the place of another file; ImportError if h5py is missing; OSError.
     """
     output = Path(output)
+    _expect_own_names(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     results = pd.concat([_trials(sweep) for sweep in sweeps], ignore_index=True)
     images = pd.concat([_images(sweep) for sweep in sweeps], ignore_index=True)
@@ -82,6 +85,15 @@ def collect(sweeps: list, output) -> Path:
         _whole_numbers(results).to_csv(partial, index=False)
         partial.replace(output.with_suffix(".csv"))
     return output
+
+
+def _expect_own_names(output: Path) -> None:
+    """OUTPUT and its CSV are two files, and neither is the results.csv that `ldmtune sweep` writes."""
+    if output.suffix not in (".h5", ".hdf5"):
+        raise ValueError(f"{output}: expected a name that ends in .h5; the CSV comes beside it")
+    if output.stem == "results" and (output.parent / "sweep.json").is_file():
+        table = output.with_suffix(".csv")
+        raise ValueError(f"{output}: its CSV would replace {table}, the sweep's own; choose another name, as collected.h5")
 
 
 def load_results(file, table: str = "results") -> pd.DataFrame:
@@ -102,7 +114,8 @@ def load_results(file, table: str = "results") -> pd.DataFrame:
                 columns[name] = values
             else:
                 columns[name] = data[:]
-        return pd.DataFrame(columns, columns=names)
+        renamed = {key: name for name, key in _KEYS.items()}  # in files of before this name
+        return pd.DataFrame(columns, columns=names).rename(columns=renamed)
 
 
 _NO_INTEGER = np.iinfo(np.int64).min
@@ -116,11 +129,10 @@ def _trials(sweep: Sweep) -> pd.DataFrame:
     rows = []
     for run in sweep.runs:
         options = {name: value or "" for name, value in run.options.items() if name not in ("folder", "train.seed")}
-        scores = {key: run.result.get(key) for key in COLUMNS if key in run.result}
+        scores = {name: run.result.get(_KEYS.get(name, name)) for name in COLUMNS}
         identity = run.planned.get("id") or run.name
         rows.append(
             {
-                **{key: None for key in COLUMNS},
                 **scores,
                 **options,
                 "sweep": _sweep_name(sweep) or str(run.folder.resolve().parent),

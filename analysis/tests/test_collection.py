@@ -1,4 +1,6 @@
 import multiprocessing
+import re
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -6,6 +8,7 @@ import pandas as pd
 import pytest
 from ldmtune_analysis import load_sweep
 from ldmtune_analysis.__main__ import main
+from ldmtune_analysis import collection
 from ldmtune_analysis.collection import COLUMNS, collect, load_results
 from synthetic import write_sweep
 
@@ -66,9 +69,44 @@ def test_many_collectors_at_once_lose_nothing(tmp_path):
 
 def test_the_command_writes_into_the_first_sweep(tmp_path, capsys):
     folder = write_sweep(tmp_path / "sweep", [0.09])
+    (folder / "results.csv").write_text("the sweep's own\n")
     assert main(["collect", str(folder)]) == 0
-    assert capsys.readouterr().out.strip() == str(folder / "results.h5")
+    assert capsys.readouterr().out.strip() == str(folder / "collected.h5")
+    assert list(pd.read_csv(folder / "collected.csv")["status"]) == ["done"]
+    assert (folder / "results.csv").read_text() == "the sweep's own\n"
     assert main(["collect", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize("name, expected", [("results.h5", "results.csv, the sweep's own"), ("all.csv", "ends in .h5")])
+def test_a_name_that_would_replace_another_file_is_refused(tmp_path, capsys, name, expected):
+    folder = write_sweep(tmp_path / "sweep", [0.09])
+    (folder / "results.csv").write_text("the sweep's own\n")
+    assert main(["collect", str(folder), "-o", str(folder / name)]) == 2
+    assert expected in capsys.readouterr().err
+    assert (folder / "results.csv").read_text() == "the sweep's own\n" and not (folder / name).exists()
+
+
+def test_the_train_loss_has_the_name_that_results_csv_gives_it(tmp_path, monkeypatch):
+    folder = write_sweep(tmp_path / "a", [0.09])
+    result = load_sweep(folder).runs[0].result
+    # A file of before: under the keys of result.json.
+    old = {collection._KEYS.get(name, name): documented for name, documented in COLUMNS.items()}
+    with monkeypatch.context() as before:
+        before.setattr(collection, "COLUMNS", old)
+        before.setattr(collection, "_KEYS", {})
+        collect([load_sweep(folder)], tmp_path / "all.h5")
+    with h5py.File(tmp_path / "all.h5") as content:
+        assert "concept_train_loss" in content["results"] and "train_loss" not in content["results"]
+    table = load_results(collect([load_sweep(write_sweep(tmp_path / "b", [0.07]))], tmp_path / "all.h5"))
+    assert len(table) == 2 and "concept_train_loss" not in table
+    assert table["train_loss"][0] == result["concept_train_loss"]
+    assert table["base_train_loss"][0] == result["base_concept_train_loss"]
+
+
+def test_the_readme_lists_the_columns():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    rows = re.findall(r"^\| (`.*`) \| x? ?\| x \|", readme, re.MULTILINE)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(COLUMNS)
 
 
 def test_options_of_one_sweep_are_empty_in_the_other(tmp_path):

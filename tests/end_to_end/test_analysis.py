@@ -1,9 +1,13 @@
 """The analysis package's own tests, and that it needs no torch."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from support import prepare
+from sweeps import sweep, write_sweep
 
 ANALYSIS = Path(os.environ["LDMTUNE_SOURCE"]) / "analysis"
 
@@ -25,3 +29,12 @@ def test_help_names_the_commands():
     command = [sys.executable, "-m", "ldmtune_analysis", "--help"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert all(name in said for name in ("report", "compare", "check"))
+
+
+def test_its_readme_lists_the_columns_of_results_csv(tmp_path):
+    options = {"optim.learning_rate": "1e-3 | 5e-4", "hypernetwork.widths": 160}
+    sweep(write_sweep(tmp_path, prepare(tmp_path / "data", 4), **options), "collect")
+    columns = (tmp_path / "sweep/results.csv").read_text().splitlines()[0].split(",")
+    rows = re.findall(r"^\| (`.*`) \| x \| x \|", (ANALYSIS / "README.md").read_text(), re.MULTILINE)
+    documented = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted([*documented, "optim.learning_rate"]) == sorted(columns)
