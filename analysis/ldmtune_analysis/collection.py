@@ -69,7 +69,7 @@ _OPTION = ("text", "", "option; empty where it does not count or did not vary in
 def collect(sweeps: list, output) -> Path:
     """Adds the trials of the sweeps to OUTPUT (.h5) and to the CSV of the same name; returns the file.
 
-    Errors: ValueError if OUTPUT or its CSV would take the place of another file; ImportError if h5py is missing; OSError.
+    Errors: ValueError if OUTPUT or its CSV would replace another file; ImportError if h5py is missing; OSError.
     """
     output = Path(output)
     _expect_own_names(output)
@@ -93,7 +93,7 @@ def _expect_own_names(output: Path) -> None:
         raise ValueError(f"{output}: expected a name that ends in .h5; the CSV comes beside it")
     if output.stem == "results" and (output.parent / "sweep.json").is_file():
         table = output.with_suffix(".csv")
-        raise ValueError(f"{output}: its CSV would replace {table}, the sweep's own; choose another name, as collected.h5")
+        raise ValueError(f"{output}: its CSV would replace {table}, the sweep's own; name it collected.h5, say")
 
 
 def load_results(file, table: str = "results") -> pd.DataFrame:
