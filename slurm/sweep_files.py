@@ -119,9 +119,16 @@ def trial_folder(folder, trial):
     return found[0] if found else None
 
 
-def failure(folder, trial):
-    """Why `sweep` recorded it as failed; empty if it did not."""
-    files = sorted((folder / "trials").glob("*-%s.failed.json" % trial.id))
+def modified(file):
+    try:
+        return file.stat().st_mtime
+    except OSError:  # removed since it was listed
+        return 0.0
+
+
+def failure(folder, trial, since=0.0):
+    """Why `sweep` recorded it as failed; empty if it did not, or if that was before `since` (seconds since 1970)."""
+    files = sorted(file for file in (folder / "trials").glob("*-%s.failed.json" % trial.id) if modified(file) >= since)
     return str(read_json(files[0]).get("reason", "no reason given")) if files else ""
 
 
@@ -137,8 +144,9 @@ def step_of(run):
     return max(steps[-1:] + saved + [0]), total
 
 
-def own_state(folder, trial):
-    """(state, step text or reason): pending, running, interrupted, done or failed, by the trial's own files."""
+def own_state(folder, trial, since=0.0):
+    """(state, step text or reason): pending, running, interrupted, done or failed, by the trial's own files. A failure of
+    before `since` no longer counts."""
     run = trial_folder(folder, trial)
     if run is not None:
         result = read_json(run / "result.json")
@@ -150,7 +158,7 @@ def own_state(folder, trial):
             return "stopped", str(result.get("reason", ""))
         if result.get("status") == "paused":
             return "paused", ", ".join(part for part in ("at step %s" % result.get("steps", "?"), loss) if part)
-    reason = failure(folder, trial)
+    reason = failure(folder, trial, since)
     if reason:
         return "failed", reason
     if run is None:

@@ -20,8 +20,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sweep_files import (Trial, arrays_of, jobs_of, last_lines, list_elements, own_state, read_json, read_plan, submissions,
-                         sweep_output)
+from sweep_files import (Trial, arrays_of, jobs_of, last_lines, list_elements, modified, own_state, read_json, read_plan,
+                         submissions, sweep_output)
 
 ALIVE = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING",
          "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "RESV_DEL_HOLD"}
@@ -37,6 +37,10 @@ class Element:
 
     def alive(self):
         return self.state in ALIVE
+
+    def begins(self):
+        """When it was written, just before it was submitted: what it trains cannot have failed in it before."""
+        return modified(self.submission / "elements.tsv")
 
 
 def read_elements(submission):
@@ -255,7 +259,8 @@ def status(folder):
     rows, counts = [("trial", "id", "job", "Slurm", "trial's state", "")], {}
     for trial in read_plan(latest[-1] / "plan.txt"):
         element = owners.get(trial.id)
-        state, text = joined_state(own_state(folder, trial), element, rungs_to_come)
+        since = element.begins() if element is not None and element.alive() else 0.0
+        state, text = joined_state(own_state(folder, trial, since), element, rungs_to_come)
         counts[state] = counts.get(state, 0) + 1
         slurm = " ".join(part for part in (element.state, element.detail if element.state == "RUNNING" else "") if part) if element else ""
         rows.append((str(trial.number), trial.id, element.job if element else "", slurm, state, text))

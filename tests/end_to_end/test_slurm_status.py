@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import time
 
@@ -101,6 +102,28 @@ def test_failed_trials_say_why(jobs, folder, capsys):
     assert "update 3: not finite" in said["0"]
     assert "the job ended (COMPLETED, n1)" in said["1"]
     assert "OUT_OF_MEMORY, exit 0:125) at step 30 of 60: slurmstepd: error: Exceeded job memory limit" in said["2"]
+
+
+def test_a_failed_trial_that_was_submitted_again_is_pending(jobs, folder, capsys):
+    """The old failure counts until the new element is submitted, and again if that fails too."""
+    trial(folder, 0, failed="update 3: not finite")
+    trial(folder, 1, 9)
+    trial(folder, 1, failed="out of memory")
+    trial(folder, 2, failed="update 8: not finite")
+    submission(folder, "002", [[0, 1], [2, 3]], "9\n0-1\n10\n")
+    for name in ("000-00000000", "001-11111111", "002-22222222"):
+        os.utime(folder / f"trials/{name}.failed.json", (time.time() - 60, time.time() - 60))
+    jobs.answers["squeue"] = "7|0|FAILED|n1\n9|0|PENDING|(Priority)\n9|1|RUNNING|n2\n"
+    said = lines(jobs, folder, capsys, 0)
+    assert "9_0" in said["0"] and "pending" in said["0"] and said["0"].endswith("Priority")
+    assert "pending" in said["1"] and said["1"].endswith("at step 9 of 60, Priority")
+    assert "pending" in said["2"] and said["2"].endswith("its element runs")
+    assert said["4"].startswith("4 trials: 4 pending")
+    trial(folder, 2, failed="again not finite")  # in the new element, which still trains the others of its pack
+    said = lines(jobs, folder, capsys, 1)
+    assert "failed" in said["2"] and said["2"].endswith("again not finite")
+    jobs.answers["squeue"] = ""
+    assert "failed" in lines(jobs, folder, capsys, 1)["0"]
 
 
 def test_a_job_that_nobody_remembers(jobs, folder, capsys):
