@@ -48,9 +48,13 @@ goes_on_later() { [ "$1" -eq 85 ] || { [ "$1" -ge 128 ] && [ "$supervise_signals
 # Whether what the job was to do is done, by its files; asked where the launcher says 0. element.sbatch looks.
 work_is_done() { true; }
 
+# Whether the job was handed back to the queue, so that the script has nothing more to do.
+requeued=false
+
 # Requeues this job, away from NODES if given.
 requeue() {  # requeue WHY [NODES]
   say "$1: requeueing job $SLURM_JOB_ID"
+  requeued=true
   scontrol requeue "$SLURM_JOB_ID" || true  # refused where Slurm has requeued it already
   [ -z "${2:-}" ] || scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$2" || true
   # A script that ends by itself before Slurm has taken the job down might count as finished.

@@ -1,7 +1,9 @@
 """slurm/submit.sh with stand-ins for Slurm and the program: what it hands to sbatch, and what it leaves behind."""
 
 import os
+import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -29,25 +31,41 @@ LDMTUNE_PROGRAM={program}
 
 
 class Desk:
-    """A folder with a sweep file, from which things are submitted."""
+    """A folder with a sweep file, from which things are submitted by the scripts of a repository without .venv, whose
+    analysis is a stand-in too."""
 
     def __init__(self, folder):
-        self.folder, self.output, self.record = folder, folder / "out", folder / "record"
+        self.folder, self.output, self.record, self.root = folder, folder / "out", folder / "record", folder / "repository"
         (folder / "bin").mkdir()
         for name, body in COMMANDS.items():
-            (folder / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
-            (folder / "bin" / name).chmod(0o755)
+            self.command(name, body)
+        shutil.copytree(SOURCE / "slurm", self.root / "slurm")
+        (self.root / "jobs").mkdir()
+        shutil.copy(SOURCE / "jobs/environment.sh", self.root / "jobs")
+        self.analysis("import sys; print('analysis', *sys.argv[1:])")
         (folder / "site.sh").write_text(SITE.format(program=folder / "bin/ldmtune"))
         (folder / "x.sweep.cfg").write_text("[sweep]\noutput = out\n")
 
-    def submit(self, *words, code=0, **environment):
+    def command(self, name, body):
+        (self.folder / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (self.folder / "bin" / name).chmod(0o755)
+
+    def analysis(self, body):
+        package = self.root / "analysis/ldmtune_analysis"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__main__.py").write_text(body + "\n")
+
+    def script(self, name, *words, code=0, **environment):
         settings = dict(os.environ, PATH=f"{self.folder / 'bin'}:{os.environ['PATH']}", LDMTUNE_SITE=str(self.folder / "site.sh"),
-                        RECORD=str(self.record), QUEUED="")
+                        LDMTUNE_PYTHON=sys.executable, RECORD=str(self.record), QUEUED="")
         settings.update(environment)
-        done = subprocess.run([SOURCE / "slurm/submit.sh", *words], env=settings, cwd=self.folder, capture_output=True, text=True,
+        done = subprocess.run([self.root / "slurm" / name, *words], env=settings, cwd=self.folder, capture_output=True, text=True,
                               check=False)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def submit(self, *words, code=0, **environment):
+        return self.script("submit.sh", *words, code=code, **environment)
 
     def submitted(self):
         return self.record.read_text().splitlines() if self.record.exists() else []
@@ -63,9 +81,9 @@ def test_an_array_and_a_report_after_it(desk):
     array, report = desk.submitted()
     folder = desk.output / "slurm/001"
     assert array == (f"--parsable --array=0-5%16 --output={folder}/element-%a.log --nodes=2 --ntasks-per-node=4 --partition=low "
-                     f"--time=2:00:00 {SOURCE}/slurm/element.sbatch {SOURCE} {folder}")
+                     f"--time=2:00:00 {desk.root}/slurm/element.sbatch {desk.root} {folder}")
     assert report == (f"--parsable --dependency=afterany:1 --output={folder}/report.log --gpus-per-node=1 --partition=low "
-                      f"{SOURCE}/slurm/report.sbatch {SOURCE} {folder}")
+                      f"{desk.root}/slurm/report.sbatch {desk.root} {folder}")
     assert (folder / "options").read_text() == "--train.seed\na b\n"
     assert (folder / "sweep.cfg").read_text() == (desk.folder / "x.sweep.cfg").read_text()
     assert (folder / "jobs").read_text() == "1\n0-5\n2\n"
