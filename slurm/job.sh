@@ -49,11 +49,13 @@ goes_on_later() { [ "$1" -eq 85 ] || { [ "$1" -ge 128 ] && [ "$supervise_signals
 work_is_done() { true; }
 
 # Whether the job was handed back to the queue, so that the script has nothing more to do.
+# shellcheck disable=SC2034  # report.sbatch asks
 requeued=false
 
 # Requeues this job, away from NODES if given.
 requeue() {  # requeue WHY [NODES]
   say "$1: requeueing job $SLURM_JOB_ID"
+  # shellcheck disable=SC2034
   requeued=true
   scontrol requeue "$SLURM_JOB_ID" || true  # refused where Slurm has requeued it already
   [ -z "${2:-}" ] || scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$2" || true

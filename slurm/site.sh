@@ -12,9 +12,11 @@ export SBATCH_TIMELIMIT="${SBATCH_TIMELIMIT:-04:00:00}"
 # GPUs per node, if the build uses CUDA (build-cuda/): then --ntasks-per-node should be the same number, a rank a GPU.
 #export SBATCH_GPUS_PER_NODE=4
 
-# What each element of a sweep's array gets; ranks (nodes x tasks per node) are a power of two.
+# What each element of a sweep's array gets. One task suits every sweep, and while trials wait for cores it is the best use
+# of them. More tasks (ranks: nodes x tasks per node) make each trial faster, which helps where trials are few or long, as at
+# 512 x 512 pixels; they must be a power of two, at most global_batch_size / micro_batch_size. submit.sh checks that first.
 # shellcheck disable=SC2034  # used by submit.sh
-LDMTUNE_ELEMENT=(--nodes=1 --ntasks-per-node=4 --cpus-per-task=1)
+LDMTUNE_ELEMENT=(--nodes=1 --ntasks-per-node=1 --cpus-per-task=1)
 # Elements of a sweep that run at the same time, at most.
 LDMTUNE_CONCURRENT="${LDMTUNE_CONCURRENT:-16}"
 

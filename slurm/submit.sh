@@ -50,8 +50,29 @@ read_arguments() {
 
 sweep_jobs() { "$(ldmtune_python)" "$LDMTUNE_ROOT/slurm/sweep_jobs.py" "$@"; }
 
+# The ranks that these options of sbatch give a job; nothing where they do not tell. The last one of a kind counts.
+ranks_of() {  # ranks_of SBATCH OPTION...
+  local word previous="" nodes=1 per_node=1 tasks=""
+  for word in "$@"; do
+    case "$previous" in --nodes | -N | --ntasks | -n | --ntasks-per-node) word="$previous=$word" ;; esac
+    case "$word" in
+      --ntasks-per-node=*) per_node="${word#*=}" ;;
+      --ntasks-per-node) ;;  # with its number in the next word
+      --ntasks-per-*) return 0 ;;
+      --nodes=* | -N=*) nodes="${word#*=}" ;;
+      --ntasks=* | -n=*) tasks="${word#*=}" ;;
+      -N[0-9]*) nodes="${word#-N}" ;;
+      -n[0-9]*) tasks="${word#-n}" ;;
+    esac
+    previous="$word"
+  done
+  nodes="${nodes%%-*}"  # the least of "2-4"
+  [[ "$nodes $per_node ${tasks:-1}" =~ ^[0-9]+\ [0-9]+\ [0-9]+$ ]] || return 0
+  echo "${tasks:-$((nodes * per_node))}"
+}
+
 # The plan, here or, where the program finds no MPI library (exit code 126 or 127), on a compute node.
-plan() {  # plan [--pack K]
+plan() {  # plan [--pack K] [--ranks N]
   local code=0 command=("${ldmtune[@]}" sweep --config "$config" "${options[@]}" plan "$@")
   "${command[@]}" || code=$?
   if [ "$code" -eq 126 ] || [ "$code" -eq 127 ]; then
@@ -148,7 +169,9 @@ submit_rungs() {
 read_arguments "$@"
 check_program
 command -v sbatch >/dev/null || die 2 "sbatch is not on PATH: submit from a login node of a Slurm cluster"
-plan_text="$(plan)"
+ranks="$(ranks_of "${LDMTUNE_ELEMENT[@]}" "${sbatch_options[@]}")"
+[ -z "$ranks" ] || say "each element gets $ranks rank(s), by LDMTUNE_ELEMENT of slurm/site.sh and the options after --"
+plan_text="$(plan ${ranks:+--ranks "$ranks"})"
 output="$(sweep_jobs output "$config" "${options[@]}")"
 if [ "$pack" = auto ]; then
   pack="$(automatic_width)"

@@ -88,9 +88,13 @@ def test_sigterm_to_launch_becomes_a_checkpoint_that_resumes(tmp_path):
 
 @pytest.mark.parametrize("path", SWEEP_FILES, ids=lambda path: path.name)
 def test_sweep_files_are_accepted(path, tmp_path):
+    """On as many ranks as an element of slurm/site.sh has."""
     dataset = prepare(tmp_path / "data", 8)
+    site = subprocess.run(["bash", "-c", ". slurm/site.sh; echo ${LDMTUNE_ELEMENT[*]}"], cwd=SOURCE, capture_output=True, text=True,
+                          check=True).stdout
+    nodes, tasks = re.fullmatch(r"--nodes=(\d+) --ntasks-per-node=(\d+) --cpus-per-task=1\n", site).groups()
     printed = run(["sweep", "--config", path, "--base", BASE, "--data", dataset, "--validation.adjacent", "", "--sweep.output",
-                   tmp_path / "sweep", "plan"], cwd=SOURCE)
+                   tmp_path / "sweep", "plan", "--ranks", int(nodes) * int(tasks)], cwd=SOURCE)
     assert len(re.findall(r"^\d+ +[0-9a-f]{8}", printed, re.MULTILINE)) >= 4, printed
 
 

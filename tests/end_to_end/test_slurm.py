@@ -203,6 +203,13 @@ def test_a_failed_element_is_submitted_again_alone(cluster, data, tmp_path):
         cluster.site()
 
 
+def test_ranks_that_a_trial_cannot_use_are_refused_before_anything_is_submitted(cluster, data, tmp_path):
+    config = write_config(tmp_path, data)
+    said = cluster.submit(config, "--", "--ntasks=2", code=2)
+    assert "each element gets 2 rank(s)" in said and "global_batch_size / micro_batch_size = 1 leaves" in said
+    assert "nothing was submitted" in said and not (tmp_path / "sweep").exists()
+
+
 def test_srun_and_mpirun_train_the_same_on_two_nodes(cluster, data, tmp_path):
     words = ["--base", BASE, "--data", data, "--train.max_train_steps", "4", "--train.global_batch_size", "2", "--validation.steps", "0",
              "--validation.max_images", "1", "--hypernetwork.widths", "160", "--hypernetwork.name", "x"]

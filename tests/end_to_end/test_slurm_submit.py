@@ -13,7 +13,7 @@ PLAN = "trial  id        seed\\n-----  --------  ----\\n" + "".join(f"{n}      {
 PACKS = "pack  trials\\n----  ------\\n0     0 1 2 3\\n1     4 5\\n"
 COMMANDS = {
     # Prints the packs where it is asked for them, else the plan; then the rungs of successive halving, if any.
-    "ldmtune": f'case "$*" in *--bad*) echo "no such option" >&2; exit 2;; *--pack*) printf "{PACKS}";; *) printf "{PLAN}";; esac; [ -z "$RUNGS" ] || printf "$RUNGS"',
+    "ldmtune": f'case "$*" in *"$REFUSED"*) echo "no such ranks" >&2; exit 2;; *--bad*) echo "no such option" >&2; exit 2;; *--pack*) printf "{PACKS}";; *) printf "{PLAN}";; esac; [ -z "$RUNGS" ] || printf "$RUNGS"',
     "sbatch": 'printf "%s\\n" "$*" >>"$RECORD"; wc -l <"$RECORD"',
     "squeue": 'case "$*" in *--jobs*) [ -z "$QUEUED" ] || echo "$QUEUED" ;; *) printf "%s" "$QUEUED" ;; esac',
     "scontrol": 'echo "MaxArraySize            = ${MOST:-1001}"',
@@ -57,7 +57,7 @@ class Desk:
 
     def script(self, name, *words, code=0, **environment):
         settings = dict(os.environ, PATH=f"{self.folder / 'bin'}:{os.environ['PATH']}", LDMTUNE_SITE=str(self.folder / "site.sh"),
-                        LDMTUNE_PYTHON=sys.executable, RECORD=str(self.record), QUEUED="")
+                        LDMTUNE_PYTHON=sys.executable, RECORD=str(self.record), QUEUED="", REFUSED="nothing")
         settings.update(environment)
         done = subprocess.run([self.root / "slurm" / name, *words], env=settings, cwd=self.folder, capture_output=True, text=True,
                               check=False)
@@ -143,6 +143,24 @@ def test_a_plan_that_fails_submits_nothing(desk):
     said = desk.submit("x.sweep.cfg", "--bad", code=2)
     assert "no such option" in said and "nothing was submitted" in said
     assert not desk.submitted() and not desk.output.exists()
+
+
+@pytest.mark.parametrize("options, ranks", [
+    ([], 8),
+    (["--ntasks=2"], 2),
+    (["-n2", "--partition=low"], 2),
+    (["-N", "1"], 4),
+    (["--nodes=4-8", "--ntasks-per-node", "2"], 8),
+])
+def test_ranks_that_a_trial_cannot_use_submit_nothing(desk, options, ranks):
+    said = desk.submit("x.sweep.cfg", "--", *options, code=2, REFUSED=f"plan --ranks {ranks}")
+    assert f"each element gets {ranks} rank(s)" in said and "no such ranks" in said and "nothing was submitted" in said
+    assert not desk.submitted() and not desk.output.exists()
+
+
+def test_ranks_that_the_options_do_not_tell_are_not_checked(desk):
+    assert "each element gets" not in desk.submit("x.sweep.cfg", "--", "--ntasks-per-gpu=1", REFUSED="--ranks")
+    assert len(desk.submitted()) == 2
 
 
 def test_a_program_that_is_not_built(desk):
