@@ -19,14 +19,21 @@ check_program() {
     die 2 "$LDMTUNE_PROGRAM: not there; run jobs/setup.sh and jobs/build.sh first, or set LDMTUNE_CONTAINER in slurm/site.sh"
 }
 
-# The analysis: the image's Python, or the one that set-up prepared.
-analysis() {
-  local python=("$(ldmtune_python)") root="$LDMTUNE_ROOT"
+# Sets analysis_command to the analysis' command line: by the image's Python, or the one that set-up prepared.
+find_analysis() {
+  local python root="$LDMTUNE_ROOT"
   if [ ${#LDMTUNE_CONTAINER[@]} -gt 0 ]; then
     root="${LDMTUNE_PROGRAM%/*/*}"
     python=("${LDMTUNE_CONTAINER[@]}" "$root/.venv/bin/python")
+  else
+    python=("$(ldmtune_python)")
   fi
-  PYTHONPATH="$root/analysis" "${python[@]}" -m ldmtune_analysis "$@"
+  analysis_command=(env "PYTHONPATH=$root/analysis" "${python[@]}" -m ldmtune_analysis)
+}
+
+analysis() {
+  find_analysis
+  "${analysis_command[@]}" "$@"
 }
 
 # HDF5 locks the files that it opens, and fails where the file system knows no locks (some Lustre and NFS mounts).

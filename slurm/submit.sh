@@ -71,17 +71,32 @@ ranks_of() {  # ranks_of SBATCH OPTION...
   echo "${tasks:-$((nodes * per_node))}"
 }
 
-# The plan, here or, where the program finds no MPI library (exit code 126 or 127), on a compute node.
-plan() {  # plan [--pack K] [--ranks N]
-  local code=0 command=("${ldmtune[@]}" sweep --config "$config" "${options[@]}" plan "$@")
-  "${command[@]}" || code=$?
+# Runs a command here or, where its program does not start (exit code 126 or 127: no MPI library, no container), on a compute node.
+here_or_on_a_node() {
+  local code=0
+  "$@" || code=$?
   if [ "$code" -eq 126 ] || [ "$code" -eq 127 ]; then
     say "the program does not start here; planning on a compute node" >&2
     code=0
     srun --quiet --ntasks=1 --time=10 ${SBATCH_PARTITION:+"--partition=$SBATCH_PARTITION"} ${SBATCH_ACCOUNT:+"--account=$SBATCH_ACCOUNT"} \
-      "${command[@]}" || code=$?
+      "$@" || code=$?
   fi
+  return "$code"
+}
+
+plan() {  # plan [--pack K] [--ranks N]
+  local code=0
+  here_or_on_a_node "${ldmtune[@]}" sweep --config "$config" "${options[@]}" plan "$@" || code=$?
   [ "$code" -eq 0 ] || die "$code" "the sweep cannot be planned (see above); nothing was submitted"
+}
+
+# The report is made when all is trained, which is late to learn that its Python packages are missing.
+check_analysis() {
+  local said
+  find_analysis
+  said="$(here_or_on_a_node "${analysis_command[@]}" --help 2>&1)" ||
+    die 2 "the report could not be made: $(tail -n 1 <<<"$said"); nothing was submitted" \
+      "jobs/setup.sh --analysis installs what it needs (an image has it by slurm/ldmtune.def); --no-report submits the sweep without"
 }
 
 # The width that --pack auto stands for: a number, since the bits of a trial depend on it and memory differs by node and hour.
@@ -169,6 +184,7 @@ submit_rungs() {
 read_arguments "$@"
 check_program
 command -v sbatch >/dev/null || die 2 "sbatch is not on PATH: submit from a login node of a Slurm cluster"
+if $with_report; then check_analysis; fi
 ranks="$(ranks_of "${LDMTUNE_ELEMENT[@]}" "${sbatch_options[@]}")"
 [ -z "$ranks" ] || say "each element gets $ranks rank(s), by LDMTUNE_ELEMENT of slurm/site.sh and the options after --"
 plan_text="$(plan ${ranks:+--ranks "$ranks"})"

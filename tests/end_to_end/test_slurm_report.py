@@ -51,7 +51,7 @@ def test_without_a_winner_there_is_a_page(desk):
 
 def test_a_page_that_cannot_be_made_is_an_error(desk):
     desk.analysis("raise SystemExit(2)")
-    report(desk, code=1)
+    assert "no report.html" in report(desk, code=1)
     assert asked_for(desk) == ["collect", "best"]
 
 

@@ -163,6 +163,27 @@ def test_ranks_that_the_options_do_not_tell_are_not_checked(desk):
     assert len(desk.submitted()) == 2
 
 
+def test_without_what_the_report_needs_nothing_is_submitted(desk):
+    desk.analysis("import no_such_package")
+    said = desk.submit("x.sweep.cfg", code=2)
+    assert "No module named 'no_such_package'; nothing was submitted" in said and "jobs/setup.sh --analysis" in said
+    assert not desk.submitted() and not desk.output.exists()
+    desk.submit("--no-report", "x.sweep.cfg")
+    assert len(desk.submitted()) == 1
+
+
+def test_in_an_image_its_analysis_is_asked(desk):
+    """Where the image does not start here, on a compute node."""
+    desk.command("apptainer", '[ -n "$ON_A_NODE" ] || exit 127; shift 2; echo "$*" >>"$RECORD.image"; case "$*" in *ldmtune_analysis*) exit 1;; esac; exec "$@"')
+    desk.command("srun", 'while [ "${1#--}" != "$1" ]; do shift; done; ON_A_NODE=1 exec "$@"')
+    with open(desk.folder / "site.sh", "a") as site:
+        site.write("LDMTUNE_CONTAINER=(apptainer exec x.sif)\nLDMTUNE_PROGRAM=/opt/ldmtune/build/ldmtune\n")
+    said = desk.submit("x.sweep.cfg", code=2)
+    assert "the report could not be made" in said and "slurm/ldmtune.def" in said
+    asked = (desk.folder / "record.image").read_text()
+    assert asked == "/opt/ldmtune/.venv/bin/python -m ldmtune_analysis --help\n"
+
+
 def test_a_program_that_is_not_built(desk):
     (desk.folder / "bin/ldmtune").unlink()
     assert "jobs/build.sh" in desk.submit("x.sweep.cfg", code=2)
