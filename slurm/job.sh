@@ -16,7 +16,7 @@ ldmtune=("${LDMTUNE_CONTAINER[@]}" "$LDMTUNE_PROGRAM")
 
 check_program() {
   [ ${#LDMTUNE_CONTAINER[@]} -gt 0 ] || [ -x "$LDMTUNE_PROGRAM" ] ||
-    die 2 "$LDMTUNE_PROGRAM: not there; run jobs/setup.sh and jobs/build.sh first, or set LDMTUNE_CONTAINER in slurm/site.sh"
+    die 2 "$LDMTUNE_PROGRAM: not there; run jobs/setup.sh --analysis and jobs/build.sh first, or set LDMTUNE_CONTAINER in slurm/site.sh"
 }
 
 # Sets analysis_command to the analysis' command line: by the image's Python, or the one that set-up prepared.
