@@ -1,6 +1,7 @@
 // ldmtune sweep: trials over lists and grids of any options.
 
 #include <charconv>
+#include <cstdio>
 #include <functional>
 #include <iostream>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "sweep/best.h"
 #include "sweep/grid.h"
 #include "sweep/halving.h"
+#include "sweep/pack_width.h"
 #include "sweep/packs.h"
 #include "sweep/pictures.h"
 #include "sweep/plan.h"
@@ -41,7 +43,8 @@ option may hold several values separated by |, and a [sweep] section:
   seeds = 0,1,2                              times three replicates
 
   plan       print the trials, their trainable parameters, steps, estimated memory and time; nothing runs.
-             --ranks N refuses (exit code 2) where a trial cannot train on N ranks, and names the numbers that would do
+             --ranks N gives the memory of each of N ranks, and refuses (exit code 2) where a trial cannot train on
+             them, naming the numbers that would do
   run        train all trials, draw pictures of held-out captions, write results.csv. Run it again to go on after an
              interruption (exit code 85): finished trials are not run again
   trial N    train trial N alone (one element of a Slurm array)
@@ -49,9 +52,11 @@ option may hold several values separated by |, and a [sweep] section:
   collect    draw what is missing and write results.csv
   best       copy the winner by held-out (validation) loss to best.pt, with a picture (best.png) and a card (best.md, best.json)
 
---pack K (or auto, by memory) trains K trials at a time in one process, on one copy of the frozen base and in one forward:
-faster where the base is small or the micro-batch narrow. A trial that ends leaves its place to the next one. Its bits
-depend on K, not on its pack-mates.
+--pack K trains K trials at a time in one process, on one copy of the frozen base and in one forward: faster where the
+base is small or the micro-batch narrow. A trial that ends leaves its place to the next one. Its bits depend on K, not on
+its pack-mates. --pack auto takes as many, up to 8, as fit into the memory that is free here when the sweep begins, which
+a machine's ranks share; a GPU's own where one is used. Run again, it takes the K that the sweep was begun with. `plan`
+says how much a pack takes.
 
 Under mpirun or srun all ranks train each trial together. A value that holds | itself is quoted; sample.prompts uses |
 for its own list and cannot vary.
@@ -170,9 +175,8 @@ ExitCode train_rung(const sweep::Grid& part, const train::Milestones& milestones
 }
 
 /// With successive halving: all rungs, or one pack of one rung.
-ExitCode train_rungs(const sweep::Grid& grid, const Request& request, comm::Communicator& comm,
+ExitCode train_rungs(const sweep::Grid& grid, const Request& request, std::size_t width, comm::Communicator& comm,
                      const std::function<void()>& after_each) {
-  const std::size_t width = request.pack.empty() ? 0 : sweep::parse_pack_width(request.pack, grid);
   if (!request.number) {
     const auto one_rung = [&](const sweep::Grid& part, const train::Milestones& milestones) {
       return train_rung(part, milestones, width, comm, std::nullopt, after_each);
@@ -204,17 +208,17 @@ ExitCode train_trials(const sweep::Grid& grid, const Request& request, comm::Com
   if (request.action == "pack" && request.pack.empty()) fail_input("sweep pack: give the width too, as --pack K");
   const std::optional<std::int64_t> only_trial = one_trial ? request.number : std::nullopt;
   sweep::check_trials(sweep::chosen_trials(grid, only_trial), comm.size());
+  const std::size_t width = request.pack.empty() ? 0 : sweep::pack_width(request.pack, grid, comm.size(), comm);
   pipeline::root_gives(comm, [&] {
-    sweep::write_plan(grid);
+    sweep::write_plan(grid, width > 0 ? std::optional(width) : std::nullopt);
     return std::string();
   });
   const auto after_each = [&] {
     if (!request.number) sweep::write_results(grid, sweep::read_results(grid));
   };
-  if (grid.sweep.halving_factor != 0) return train_rungs(grid, request, comm, after_each);
+  if (grid.sweep.halving_factor != 0) return train_rungs(grid, request, width, comm, after_each);
   if (request.rung) fail_input("option rung: there are no rungs; sweep.halving_factor is 0");
-  if (request.pack.empty()) return sweep::run_trials(grid, comm, train::run, only_trial, after_each);
-  const std::size_t width = sweep::parse_pack_width(request.pack, grid);
+  if (width == 0) return sweep::run_trials(grid, comm, train::run, only_trial, after_each);
   const auto trainer = [](const std::vector<TrainConfig>& configs, std::size_t at_a_time, comm::Communicator& ranks,
                           const train::OnTrialEnd& on_end) {
     return train::run_pack(configs, at_a_time, ranks, on_end);
@@ -222,10 +226,13 @@ ExitCode train_trials(const sweep::Grid& grid, const Request& request, comm::Com
   return sweep::run_packs(grid, width, comm, trainer, request.number, after_each);
 }
 
-/// The packs that --pack makes, in the first rung, and how many the rungs have.
-std::string packs_of(const sweep::Grid& grid, const std::string& pack) {
-  const std::size_t width = sweep::parse_pack_width(pack, grid);
-  const std::string packs = sweep::packs_table(grid, width);
+/// The packs that --pack makes, in the first rung, what they take, and how many the rungs have.
+std::string packs_of(const sweep::Grid& grid, const std::string& pack, int ranks, comm::Communicator& comm) {
+  const std::size_t width = sweep::pack_width(pack, grid, ranks, comm);
+  char memory[96];
+  std::snprintf(memory, sizeof memory, "\nA pack takes at most %.2f GB of memory a rank, on %d rank(s).\n",
+                sweep::pack_bytes(grid, width, ranks) * 1e-9, ranks);
+  const std::string packs = sweep::packs_table(grid, width) + memory;
   if (grid.sweep.halving_factor == 0) return packs;
   return packs + "\n" + sweep::rungs_table(grid, sweep::planned_tflops(grid), width);
 }
@@ -255,7 +262,9 @@ ExitCode run_sweep(const Arguments& arguments, comm::Communicator& comm) {
   if (request.action == "run" || request.action == "trial" || request.action == "pack") return run(grid, request, comm);
   if (request.action == "plan") {
     if (request.ranks) sweep::check_ranks(grid, *request.ranks);
-    const std::string table = request.pack.empty() ? sweep::plan_table(grid) : packs_of(grid, request.pack);
+    const int ranks = request.ranks.value_or(comm.size());
+    const std::string table =
+        request.pack.empty() ? sweep::plan_table(grid, ranks) : packs_of(grid, request.pack, ranks, comm);
     if (comm.rank() == 0) std::cout << table;
   } else if (request.action == "collect") {
     return collect(grid, comm);

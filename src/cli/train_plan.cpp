@@ -1,17 +1,14 @@
 #include "cli/train_plan.h"
 
-#include <ATen/DeviceAccelerator.h>
-
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <map>
-#include <sstream>
 
 #include "core/error.h"
 #include "data/dataset_mix.h"
 #include "pipeline/device.h"
 #include "sweep/memory_plan.h"
+#include "sweep/memory_room.h"
 #include "sweep/plan.h"
 #include "train/setup.h"
 
@@ -37,39 +34,6 @@ void line(const std::string& name, double bytes, const std::string& note = "") {
   char text[200];
   std::snprintf(text, sizeof text, "  %-44s %12s MiB", name.c_str(), mebibytes(bytes).c_str());
   std::cout << text << (note.empty() ? "" : "   " + note) << "\n";
-}
-
-struct Room {
-  std::string what;
-  double bytes = 0, free = 0;
-};
-
-double number_in(const fs::path& file) {
-  std::ifstream stream(file);
-  double value = 0;
-  return stream >> value ? value : 0;
-}
-
-/// What this machine's processes, or this container's, may use.
-Room room_of_machine() {
-  Room room{"this machine", 0, 0};
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  for (double kibibytes = 0; file >> name >> kibibytes; std::getline(file, unit)) {
-    if (name == "MemTotal:") room.bytes = kibibytes * 1024;
-    if (name == "MemAvailable:") room.free = kibibytes * 1024;
-  }
-  const double limit = number_in("/sys/fs/cgroup/memory.max");
-  if (limit > 0 && limit < room.bytes) {
-    room = {"this container", limit, std::min(room.free, limit - number_in("/sys/fs/cgroup/memory.current"))};
-  }
-  return room;
-}
-
-Room room_of(const at::Device& device) {
-  if (device.is_cpu()) return room_of_machine();
-  const auto [free, all] = at::accelerator::getMemoryInfo(device.index());
-  return {"GPU " + std::to_string(device.index()), static_cast<double>(all), static_cast<double>(free)};
 }
 
 void print_parameters(const TrainConfig& config, const std::vector<optim::ParameterSpec>& trained) {
@@ -105,7 +69,7 @@ void print_memory(const TrainConfig& config, const sweep::MemoryPlan& plan, cons
 }
 
 /// Ranks that share what a device has: those of this host, or as many as are asked about.
-void print_verdict(const sweep::MemoryPlan& plan, const Room& room, int sharing) {
+void print_verdict(const sweep::MemoryPlan& plan, const sweep::MemoryRoom& room, int sharing) {
   const double needed = plan.total() * sharing;
   if (sharing > 1) line("all " + std::to_string(sharing) + " ranks", needed);
   line(room.what, room.bytes, mebibytes(room.free) + " MiB of it free now");
@@ -137,7 +101,7 @@ void print_train_plan(const TrainConfig& given, int ranks, comm::Communicator& c
   print_parameters(config, trained);
   print_memory(config, plan, data, ranks);
   const int of_host = ranks == comm.size() ? comm.local_size() : ranks;
-  print_verdict(plan, room_of(device), device.is_cpu() ? of_host : 1);
+  print_verdict(plan, sweep::room_of(device), device.is_cpu() ? of_host : 1);
 }
 
 }  // namespace ldmtune::cli

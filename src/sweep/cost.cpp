@@ -152,7 +152,7 @@ DataSize data_size(const TrainConfig& config, const UNetConfig& unet) {
   return size;
 }
 
-TrialCost trial_cost(const TrainConfig& config, const DataSize& data, const UNetConfig& unet) {
+TrialCost trial_cost(const TrainConfig& config, const DataSize& data, const UNetConfig& unet, int ranks) {
   train::BaseShape shape = train::read_base_shape(config.base);
   shape.unet = unet;
   const std::vector<optim::ParameterSpec> trained = planned_parameters(config);
@@ -167,7 +167,7 @@ TrialCost trial_cost(const TrainConfig& config, const DataSize& data, const UNet
   cost.training_flops = updates * of_update;
   const double validated = forward.flops + train::adapter_flops(config, trained, shape, height, width);
   cost.validation_flops = validation_forwards(config, data, updates) * validated;
-  cost.bytes = memory_plan(config, trained, data, /*ranks=*/1).total();
+  cost.bytes = memory_plan(config, trained, data, ranks).total();
   return cost;
 }
 

@@ -26,12 +26,12 @@ struct TrialCost {
   std::int64_t updates = 0;
   double training_flops = 0;
   double validation_flops = 0;
-  double bytes = 0;  ///< of the training process of a run on one rank (sweep/memory_plan.h)
+  double bytes = 0;  ///< of a rank's training process (sweep/memory_plan.h)
 
   double tflops() const { return (training_flops + validation_flops) * 1e-12; }
 };
 /// Errors: InputError naming the base's file.
-TrialCost trial_cost(const TrainConfig& config, const DataSize& data, const model::UNetConfig& unet);
+TrialCost trial_cost(const TrainConfig& config, const DataSize& data, const model::UNetConfig& unet, int ranks = 1);
 
 /// unet/config.json of a base. Errors: InputError.
 model::UNetConfig base_unet_config(const std::filesystem::path& base);

@@ -182,6 +182,7 @@ void add_base(MemoryPlan& plan, const TrainConfig& config, const std::vector<opt
   if (rounded > 0) plan.always.push_back({"rounded copies of what trains", rounded});
 }
 
+/// `numbers` of all trials of a pack.
 void add_trained(MemoryPlan& plan, const TrainConfig& config, double numbers, int ranks) {
   const double slice = numbers / ranks;
   const double buffers = gradient_buffers(config, ranks);
@@ -209,28 +210,29 @@ double MemoryPlan::total() const {
 }
 
 MemoryPlan memory_plan(const TrainConfig& config, const std::vector<optim::ParameterSpec>& trained,
-                       const DataSize& data, int ranks) {
+                       const DataSize& data, int ranks, const PackShape& pack) {
   double numbers = 0;
   for (const optim::ParameterSpec& parameter : trained) numbers += elements_of(parameter.shape);
   const Passes passes(config, data);
   MemoryPlan plan;
   plan.always.push_back({"program and libraries", kProgram});
   add_base(plan, config, trained);
-  add_trained(plan, config, numbers, ranks);
+  add_trained(plan, config, static_cast<double>(pack.trials) * numbers, ranks);
   if (!trains_text(config)) {
     double captions = static_cast<double>(data.heldout + data.test + data.adjacent);
     for (const std::int64_t images : data.training_of) captions += static_cast<double>(images);
     constexpr double kCacheBytes = 1 << 30;  // pipeline/text.cpp keeps no more
     plan.always.push_back({"contexts of captions", std::min(kCacheBytes, captions * passes.context_bytes())});
   }
-  const Passes::Bytes step = passes.training_step(static_cast<double>(config.train.micro_batch_size));
+  const double rows = static_cast<double>(pack.width) * static_cast<double>(config.train.micro_batch_size);
+  const Passes::Bytes step = passes.training_step(rows);
   plan.kept_for_backward = step.kept;
   plan.in_turn.push_back({"training step", step.peak});
   const double average = config.optim.use_ema ? 2 * numbers * kF32 : 0;  // in the weights' place, beside them
   plan.in_turn.push_back({"validation", passes.forward(static_cast<double>(config.validation.batch_size)) + average});
   if (config.sample.steps > 0) {
-    const double rows = config.sample.guidance_scale > 1 ? 2 : 1;
-    plan.in_turn.push_back({"preview", std::max(passes.forward(rows), passes.decode()) + average});
+    const double drawn = config.sample.guidance_scale > 1 ? 2 : 1;
+    plan.in_turn.push_back({"preview", std::max(passes.forward(drawn), passes.decode()) + average});
   }
   return plan;
 }

@@ -26,8 +26,15 @@ struct MemoryPlan {
   double total() const;
 };
 
-/// `trained` as planned_parameters gives it. Errors: InputError naming a file of the base.
+/// How many trials share a base, and the rows of how many their batches hold: those of empty places too, since a
+/// trial's bits must not depend on its pack-mates.
+struct PackShape {
+  std::size_t trials = 1, width = 1;
+};
+
+/// `trained` as planned_parameters gives it. Of a pack: one of trials like this. Errors: InputError naming a file of
+/// the base.
 MemoryPlan memory_plan(const TrainConfig& config, const std::vector<optim::ParameterSpec>& trained,
-                       const DataSize& data, int ranks);
+                       const DataSize& data, int ranks, const PackShape& pack = {});
 
 }  // namespace ldmtune::sweep

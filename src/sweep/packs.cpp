@@ -1,10 +1,6 @@
 #include "sweep/packs.h"
 
 #include <algorithm>
-#include <bit>
-#include <charconv>
-#include <fstream>
-#include <limits>
 #include <utility>
 
 #include "core/log.h"
@@ -30,30 +26,6 @@ std::vector<Queue> groups_of(const Grid& grid) {
   std::vector<Queue> queues;
   for (auto& [key, queue] : groups) queues.push_back(std::move(queue));
   return queues;
-}
-
-/// MemAvailable of /proc/meminfo in bytes; without it no limit is known.
-std::uint64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string word;
-  for (std::uint64_t kib = 0; file >> word;) {
-    if (word == "MemAvailable:" && file >> kib) return kib * 1024;
-  }
-  return std::numeric_limits<std::uint64_t>::max();
-}
-
-std::size_t automatic_width(const Grid& grid) {
-  constexpr std::size_t kMost = 8;
-  std::uint64_t largest = 1;
-  for (const Trial& trial : grid.trials) {
-    // Weights, two moments, and the leaves' partial sums.
-    const std::uint64_t leaves = static_cast<std::uint64_t>(trial.config.train.global_batch_size) /
-                                 static_cast<std::uint64_t>(trial.config.train.micro_batch_size);
-    const std::uint64_t buffers = 4 + static_cast<std::uint64_t>(std::bit_width(leaves));
-    largest = std::max(largest, buffers * 4 * static_cast<std::uint64_t>(trainable_parameters(trial.config)));
-  }
-  const auto fitting = static_cast<std::size_t>(std::min<std::uint64_t>(kMost, available_memory() / 2 / largest));
-  return std::clamp<std::size_t>(fitting, 1, std::min(kMost, grid.trials.size()));
 }
 
 /// Trains one queue. Counts failures.
@@ -91,16 +63,6 @@ std::vector<Queue> plan_packs(const Grid& grid, std::size_t width) {
     }
   }
   return packs;
-}
-
-std::size_t parse_pack_width(const std::string& text, const Grid& grid) {
-  if (text == "auto") return automatic_width(grid);
-  std::size_t width = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), width);
-  if (error != std::errc{} || end != text.data() + text.size() || width < 1 || width > 1024) {
-    fail_input("option pack: expected auto or a number of trials from 1 to 1024, found '", text, "'");
-  }
-  return width;
 }
 
 ExitCode run_packs(const Grid& grid, std::size_t width, comm::Communicator& comm, const PackTrainer& trainer,

@@ -19,11 +19,6 @@ namespace ldmtune::sweep {
 /// what the elements of a Slurm array train.
 std::vector<std::vector<const Trial*>> plan_packs(const Grid& grid, std::size_t width);
 
-/// The width that --pack asks for: a number from 1 on, or "auto": as many trials, up to 8, as have their weights,
-/// gradients and optimizer state in half of this machine's free memory (8 rows are where the embedded base's batch
-/// stops paying). Errors: InputError.
-std::size_t parse_pack_width(const std::string& text, const Grid& grid);
-
 /// How a pack is trained: train::run_pack but in tests.
 using PackTrainer = std::function<ExitCode(const std::vector<TrainConfig>&, std::size_t width, comm::Communicator&,
                                            const train::OnTrialEnd&)>;

@@ -17,6 +17,7 @@
 #include "store/files.h"
 #include "sweep/cost.h"
 #include "sweep/halving.h"
+#include "sweep/pack_width.h"
 #include "sweep/trials.h"
 
 namespace ldmtune::sweep {
@@ -96,6 +97,8 @@ std::string decimals(double value, const char* unit) {
 /// Costs of trials; base and data are read once for all that share them.
 class Costs {
  public:
+  explicit Costs(int ranks = 1) : ranks_(ranks) {}
+
   TrialCost of(const Trial& trial) {
     const TrainConfig& config = trial.config;
     const std::string key =
@@ -105,7 +108,7 @@ class Costs {
       const model::UNetConfig unet = base_unet_config(config.base);
       found = grounds_.emplace(key, Ground{unet, data_size(config, unet)}).first;
     }
-    return trial_cost(config, found->second.data, found->second.unet);
+    return trial_cost(config, found->second.data, found->second.unet, ranks_);
   }
 
  private:
@@ -113,6 +116,7 @@ class Costs {
     model::UNetConfig unet;
     DataSize data;
   };
+  int ranks_;
   std::map<std::string, Ground> grounds_;
 };
 
@@ -260,14 +264,14 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
   return out;
 }
 
-std::string plan_table(const Grid& grid) {
+std::string plan_table(const Grid& grid, int ranks) {
   std::vector<std::string> head{"trial", "id"};
   for (const VariedOption& option : grid.varied) head.push_back(option.name);
   const bool draws_subsets = !grid.sweep.subset_seeds.empty() && !varies(grid, "data.subset_seed");
   if (draws_subsets) head.emplace_back("subset seed");
   head.insert(head.end(), {"seed", "trainable parameters", "steps", "TFLOP", "memory", "time"});
   std::vector<std::vector<std::string>> rows{head};
-  Costs costs;
+  Costs costs(ranks);
   const Speed speed = grid.trials.empty() ? Speed{} : estimate_speed(grid);
   double tflops = 0, largest = 0;
   for (const Trial& trial : grid.trials) {
@@ -301,7 +305,7 @@ double planned_tflops(const Grid& grid) {
   return tflops;
 }
 
-void write_plan(const Grid& grid) {
+void write_plan(const Grid& grid, std::optional<std::size_t> pack) {
   json varied = json::array();
   for (const VariedOption& option : grid.varied) varied.push_back(option.name);
   json trials = json::array();
@@ -322,15 +326,18 @@ void write_plan(const Grid& grid) {
   }
   const TrainConfig& first = grid.trials.front().config;
   std::filesystem::create_directories(grid.sweep.output);
-  store::write_json(grid.sweep.output / "sweep.json", {{"format", "ldmtune-sweep"},
-                                                       {"version", 1},
-                                                       {"base", first.base.string()},
-                                                       {"data", first.data.string()},
-                                                       {"adjacent", first.validation.adjacent.string()},
-                                                       {"varied", varied},
-                                                       {"conditions", conditions},
-                                                       {"rungs", rungs},
-                                                       {"trials", trials}});
+  json plan{{"format", "ldmtune-sweep"},
+            {"version", 1},
+            {"base", first.base.string()},
+            {"data", first.data.string()},
+            {"adjacent", first.validation.adjacent.string()},
+            {"varied", varied},
+            {"conditions", conditions},
+            {"rungs", rungs},
+            {"trials", trials}};
+  if (!pack) pack = recorded_width(grid);
+  if (pack) plan["pack"] = *pack;
+  store::write_json(grid.sweep.output / "sweep.json", plan);
 }
 
 }  // namespace ldmtune::sweep

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -39,9 +40,9 @@ void check_trials(const std::vector<const Trial*>& trials, int ranks);
 void check_ranks(const Grid& grid, int ranks);
 
 /// One line a trial: number, id, varied options ("–" where a condition leaves one out), seed, trainable parameters,
-/// steps, TFLOP, estimated memory and time on one rank; then the sums, and the rungs of successive halving. Times
-/// are estimates: see estimate_speed.
-std::string plan_table(const Grid& grid);
+/// steps, TFLOP, estimated memory of each of `ranks` ranks, and time on one; then the sums, and the rungs of successive
+/// halving. Times are estimates: see estimate_speed.
+std::string plan_table(const Grid& grid, int ranks = 1);
 
 /// Operations of all trials to their end, in 10^12. Errors: InputError naming the trial.
 double planned_tflops(const Grid& grid);
@@ -49,7 +50,8 @@ double planned_tflops(const Grid& grid);
 /// Left-aligned columns with two blanks between them, the first row underlined.
 std::string format_table(const std::vector<std::vector<std::string>>& rows);
 
-/// Writes <sweep.output>/sweep.json: what the analysis reads to know trials, folders and options.
-void write_plan(const Grid& grid);
+/// Writes <sweep.output>/sweep.json: what the analysis reads to know trials, folders and options, and how many trials
+/// train at a time; without `pack` what was written of that before stays.
+void write_plan(const Grid& grid, std::optional<std::size_t> pack = std::nullopt);
 
 }  // namespace ldmtune::sweep

@@ -7,7 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from support import command, environment, prepare
+from support import BASE, command, environment, prepare, run
 from sweeps import losses, of_trial, parameters, same_bits, shared_identity, sweep, write_sweep
 
 STEPS = 50
@@ -137,3 +137,30 @@ def test_trials_of_different_batches_do_not_share_a_pack(dataset, tmp_path):
     assert [line.split()[1:] for line in table.splitlines()[2:]] == [["0", "2"], ["1", "3"]]
     sweep(file, "run", "--pack", "auto")
     assert all(len(values) == 2 for values in losses(tmp_path).values())
+
+
+def test_auto_goes_on_at_the_width_that_was_begun(dataset, tmp_path):
+    file = write_grid(tmp_path, dataset, **{"train.max_train_steps": 6, "train.checkpointing_steps": 3})
+    fresh = sweep(file, "plan", "--pack", "auto", "--ranks", "2")
+    assert "4 at a time" in fresh and re.search(r"^0 +0 1 2 3$", fresh, re.MULTILINE)
+    assert re.search(r"^A pack takes at most \d\.\d\d GB of memory a rank, on 2 rank\(s\)\.$", fresh, re.MULTILINE)
+    sweep(file, "run", "--pack", "2", "--train.stop_after", "3", code=85)
+    assert re.search(r"^1 +2 3$", sweep(file, "plan", "--pack", "auto"), re.MULTILINE)
+    said = sweep(file, "run", "--pack", "auto", ranks=2)
+    assert "2 at a time, as this sweep was begun" in said
+    assert json.loads((tmp_path / "sweep/sweep.json").read_text())["pack"] == 2
+    resumed = parameters(tmp_path, 6)
+    (tmp_path / "through").mkdir()
+    through = write_grid(tmp_path / "through", dataset, **{"train.max_train_steps": 6, "train.checkpointing_steps": 3})
+    sweep(through, "run", "--pack", "2")
+    assert all(same_bits(resumed[trial], theirs) for trial, theirs in parameters(tmp_path / "through", 6).items())
+
+
+def test_a_pack_takes_what_the_plan_says(dataset, tmp_path):
+    size = {"train.global_batch_size": 8, "train.micro_batch_size": 4, "hypernetwork.layer_structure": "1,2,2,1"}
+    rates = {"optim.learning_rate": "1e-3 | 2e-3 | 3e-3 | 4e-3", "validation.batch_size": 4}
+    plan = sweep(write_grid(tmp_path, dataset, **size, **rates), "plan", "--pack", "4")
+    planned = float(re.search(r"at most (\S+) GB of memory a rank", plan)[1])
+    words = [word for name, value in size.items() for word in (f"--{name}", value)]
+    run(["bench", "--base", BASE, *words, "--pack", "4", "--steps", "1", "--warmup", "1", "--json", tmp_path / "bench.json"])
+    assert planned == pytest.approx(json.loads((tmp_path / "bench.json").read_text())["peak_host_bytes"] * 1e-9, rel=0.15)
