@@ -253,7 +253,8 @@ void declare(OptionTable& t, SweepConfig& c) {
   t.add("sweep.pictures", c.pictures, "pictures",
         "Draw this many validation and this many test captions with the base and the trials (0: none)");
   t.add("sweep.picture_trials", c.picture_trials, "trials",
-        "Draw them with the winner and the best others by held-out loss, so many in all (0: with all)");
+        "Draw them with the best replicate of each setting, settings by their mean held-out loss, then with further "
+        "replicates; so many trials in all (0: all)");
   t.add("sweep.strengths", c.strengths, "",
         "Measure the best trial of each method (of each combination of all but the learning rate) at these strengths "
         "too, e.g. 0,0.25,0.5,0.75,1: 0 is the untouched base, 1 as trained (empty: none)");

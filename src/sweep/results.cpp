@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <limits>
 #include <map>
-#include <tuple>
+#include <set>
+#include <utility>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -69,6 +71,37 @@ std::string fixed(double value, int digits) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", digits, value);
   return text;
+}
+
+/// By held-out loss; what was not measured last.
+std::pair<bool, double> loss_order(const ResultRow* row) {
+  return is_scored(*row) ? std::pair(false, score(*row, "heldout_loss")) : std::pair(true, 0.0);
+}
+
+/// The trial of each setting with the lowest held-out loss, the settings by their mean over replicates as the report
+/// ranks them; those without a loss are left out.
+std::vector<const ResultRow*> best_by_setting(const std::vector<const ResultRow*>& among) {
+  struct Setting {
+    double sum = 0, count = 0;
+    const ResultRow* best = nullptr;
+    double mean() const { return sum / count; }
+  };
+  std::vector<Setting> settings;  // in the order in which they come
+  std::map<std::string, std::size_t> places;
+  for (const ResultRow* row : among) {
+    if (!is_scored(*row)) continue;
+    const std::size_t place = places.try_emplace(setting_key(*row->trial), settings.size()).first->second;
+    if (place == settings.size()) settings.emplace_back();
+    Setting& setting = settings[place];
+    setting.sum += score(*row, "heldout_loss");
+    ++setting.count;
+    if (setting.best == nullptr || loss_order(row) < loss_order(setting.best)) setting.best = row;
+  }
+  std::stable_sort(settings.begin(), settings.end(),
+                   [](const Setting& a, const Setting& b) { return a.mean() < b.mean(); });
+  std::vector<const ResultRow*> best;
+  for (const Setting& setting : settings) best.push_back(setting.best);
+  return best;
 }
 
 }  // namespace
@@ -150,19 +183,17 @@ std::vector<const ResultRow*> best_of(const std::vector<const ResultRow*>& among
                                       std::int64_t limit) {
   const auto count = static_cast<std::size_t>(limit);
   if (limit == 0 || among.size() <= count) return among;
-  std::vector<const ResultRow*> ranked = among;
-  const auto rank = [&](const ResultRow* row) {
-    const double loss = score(*row, "heldout_loss");
-    const bool known = std::isfinite(loss);
-    return std::tuple(row != winner, !known, known ? loss : 0.0);
-  };
-  std::stable_sort(ranked.begin(), ranked.end(),
-                   [&](const ResultRow* a, const ResultRow* b) { return rank(a) < rank(b); });
-  ranked.resize(count);
+  std::vector<const ResultRow*> ranked = best_by_setting(among);
+  std::vector<const ResultRow*> further = among;
+  std::stable_sort(further.begin(), further.end(),
+                   [](const ResultRow* a, const ResultRow* b) { return loss_order(a) < loss_order(b); });
+  ranked.insert(ranked.end(), further.begin(), further.end());
+  if (std::find(among.begin(), among.end(), winner) != among.end()) ranked.insert(ranked.begin(), winner);
+  std::set<const ResultRow*> chosen;
+  for (auto row = ranked.begin(); chosen.size() < count; ++row) chosen.insert(*row);
   std::vector<const ResultRow*> best;
-  for (const ResultRow* row : among) {
-    if (std::find(ranked.begin(), ranked.end(), row) != ranked.end()) best.push_back(row);
-  }
+  std::copy_if(among.begin(), among.end(), std::back_inserter(best),
+               [&](const ResultRow* row) { return chosen.count(row) > 0; });
   return best;
 }
 

@@ -44,8 +44,9 @@ void write_results(const Grid& grid, const std::vector<ResultRow>& rows);
 /// null if no trial is done. Without replicates that is the trial with the lowest held-out loss.
 const ResultRow* winner(const std::vector<ResultRow>& rows);
 
-/// The winner and those of `among` with the lowest held-out losses, `limit` in all (0: all of `among`), in the order of
-/// `among`; the winner only where it is among them.
+/// `limit` of `among` (0: all of them), in their order: the winner where it is one of them; the trial with the lowest
+/// held-out loss of each setting, settings by their mean over replicates, so that whoever is ranked high is there; then
+/// further replicates by their loss.
 std::vector<const ResultRow*> best_of(const std::vector<const ResultRow*>& among, const ResultRow* winner,
                                       std::int64_t limit);
 

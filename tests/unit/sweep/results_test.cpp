@@ -70,6 +70,24 @@ TEST_F(Results, PicturesTakeTheWinnerAndTheBestOthersInTheOrderOfTheGrid) {
   EXPECT_EQ(best_of(all, winner(rows), 9), all);
 }
 
+TEST_F(Results, EachSettingsBestReplicateComesBeforeFurtherOnes) {
+  const Grid grid = expand_grid(settings({{"sweep.seeds", "0,1"}}));
+  // Four settings, ranked 0, 2, 1, 3 by their means; the two lowest losses are of one setting.
+  finish(grid, {0.11, 0.10, 0.40, 0.42, 0.29, 0.31, 0.35, 0.60});
+  const std::vector<ResultRow> rows = read_results(grid);
+  std::vector<const ResultRow*> all;
+  for (const ResultRow& row : rows) all.push_back(&row);
+  const auto numbers = [&](std::int64_t limit) {
+    std::vector<std::int64_t> found;
+    for (const ResultRow* row : best_of(all, winner(rows), limit)) found.push_back(row->trial->number);
+    return found;
+  };
+  EXPECT_EQ(numbers(2), (std::vector<std::int64_t>{1, 4}));
+  EXPECT_EQ(numbers(3), (std::vector<std::int64_t>{1, 2, 4})) << "by mean: 0.41 before 0.475";
+  EXPECT_EQ(numbers(4), (std::vector<std::int64_t>{1, 2, 4, 6}));
+  EXPECT_EQ(numbers(6), (std::vector<std::int64_t>{0, 1, 2, 4, 5, 6})) << "then 0.11 and 0.31";
+}
+
 TEST_F(Results, ValidationChoosesNotTest) {
   const Grid grid = expand_grid(settings());
   finish(grid, {0.3, 0.25, 0.2, 0.4});  // the fixture's test losses run the other way
