@@ -197,7 +197,7 @@ void declare_textual_inversion(OptionTable& t, TextualInversionConfig& c) {
 void declare_caption(OptionTable& t, CaptionConfig& c) {
   t.add("caption.template", c.template_text, "",
         "A template with [filewords] and [name], or a file with one a line (empty: the caption itself)");
-  t.add("caption.name", c.name, "", "What [name] stands for");
+  t.add("caption.name", c.name, "", "What [name] stands for (empty: the word that a textual inversion learns)");
   t.add("caption.dropout", c.dropout, "probability", "Replace the caption by the empty one with this probability");
   t.add("caption.shuffle_tags", c.shuffle_tags, "", "Shuffle the caption's comma-separated tags for each sample");
   t.add("caption.keep_tokens", c.keep_tokens, "tags", "The first so many tags are neither shuffled nor dropped");

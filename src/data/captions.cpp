@@ -40,7 +40,8 @@ std::vector<std::string> read_templates(const std::string& file) {
 
 }  // namespace
 
-CaptionTemplates::CaptionTemplates(const std::string& text, std::string name) : name_(std::move(name)) {
+CaptionTemplates::CaptionTemplates(const std::string& text, std::string name, const std::string& remedy)
+    : name_(std::move(name)) {
   if (trimmed(text).empty()) {
     templates_ = {std::string(kFilewords)};
   } else if (is_meant_as_file(text)) {
@@ -53,7 +54,7 @@ CaptionTemplates::CaptionTemplates(const std::string& text, std::string name) : 
   const bool uses_name = std::any_of(templates_.begin(), templates_.end(),
                                      [](const std::string& pattern) { return holds(pattern, kName); });
   if (uses_name && name_.empty()) {
-    fail_input("caption.name: expected what stands for [name] in caption.template, found nothing; set caption.name");
+    fail_input("caption.name: expected what stands for [name] in caption.template, found nothing; ", remedy);
   }
 }
 

@@ -41,8 +41,8 @@ std::string caption_of_file_name(std::string_view file_name);
 class CaptionTemplates {
  public:
   /// Errors: InputError naming caption.template (a .txt that is not there, an empty file, no UTF-8 ...) or caption.name
-  /// ([name] is used and `name` is empty).
-  CaptionTemplates(const std::string& text, std::string name);
+  /// ([name] is used and `name` is empty: the message ends with `remedy`).
+  CaptionTemplates(const std::string& text, std::string name, const std::string& remedy = "set caption.name");
   /// The caption as trained: the template chosen by Philox (caption_template; integer(0, number of templates)) for this
   /// draw, and "" with probability `dropout` (caption_dropout; uniform(0) < dropout).
   std::string apply(const std::string& caption, std::uint64_t seed, std::uint32_t dataset, std::uint64_t draw,

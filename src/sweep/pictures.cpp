@@ -67,7 +67,8 @@ json drawing_settings(const TrainConfig& config, const json& result) {
 
 json prompt_settings(const TrainConfig& config) {
   const CaptionConfig& caption = config.caption;
-  json settings{{"template", caption.template_text}, {"name", caption.name}, {"max_chunks", caption.max_chunks}};
+  json settings{
+      {"template", caption.template_text}, {"name", train::concept_name(config)}, {"max_chunks", caption.max_chunks}};
   if (!train::instance_prompts(config).empty()) settings["instance_prompt"] = config.dreambooth.instance_prompt;
   return settings;
 }

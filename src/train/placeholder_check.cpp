@@ -4,6 +4,14 @@
 #include "core/log.h"
 
 namespace ldmtune::train {
+namespace {
+
+const char* template_remedy(std::size_t words) {
+  if (words > 1) return "set caption.template to one that holds the words";  // [name] stands for a single one
+  return "set caption.template to one with [name], such as jobs/templates/object.txt";
+}
+
+}  // namespace
 
 void check_captions(const TrialSetup& setup, const adapt::TextualInversion& adapter) {
   const DataConfig& data = setup.config.data_options;
@@ -19,11 +27,10 @@ void check_captions(const TrialSetup& setup, const adapt::TextualInversion& adap
       holding += setup.shared.prompts.input_ids({caption}).eq(placeholder.first_id).any().item<bool>();
     }
     if (holding == 0) {
-      fail_input(
-          "option textual_inversion.placeholder_token: none of the ", captions.size(), " training captions holds ",
-          placeholder.token, " (the first is \"", captions.front(),
-          "\"), so it would learn nothing; write it into the captions, or set caption.template to one with [name], "
-          "such as jobs/templates/object.txt");
+      fail_input("option textual_inversion.placeholder_token: none of the ", captions.size(),
+                 " training captions holds ", placeholder.token, " (the first is \"", captions.front(),
+                 "\"), so it would learn nothing; write it into the captions, or ",
+                 template_remedy(adapter.placeholders().size()));
     }
     if (holding < captions.size()) {
       LDMTUNE_LOG(warning) << captions.size() - holding << " of " << captions.size() << " training captions lack "

@@ -12,6 +12,7 @@
 #include "pipeline/device.h"
 #include "store/files.h"
 #include "train/class_images.h"
+#include "train/concept_templates.h"
 #include "train/stopping.h"
 #include "train/training_flops.h"
 #include "train/trial.h"
@@ -130,15 +131,11 @@ TrainConfig checked_config(const TrainConfig& config, int ranks) {
       result.caption.template_text = prompts.front();
       result.dreambooth.instance_prompt.clear();
     }
-    const ConceptTemplates templates(result);
   }
   // Clipping by value replaces the default clipping by norm.
   if (value.at(0) > 0) result.train.max_grad_norm = "0";
-  const auto& words = config.textual_inversion.placeholder_token;
-  // A template's [name] is what is being learned.
-  if (config.method == "textual_inversion" && words.size() == 1 && config.caption.name.empty()) {
-    result.caption.name = words.front();
-  }
+  result.caption.name = concept_name(config);  // the run's echo says it
+  const ConceptTemplates templates(result);
   return result;
 }
 

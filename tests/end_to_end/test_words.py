@@ -1,0 +1,46 @@
+"""Textual inversions whose template says [name]."""
+
+import json
+
+import pytest
+from support import BASE, prepare, run
+from sweeps import sweep, write_sweep
+
+TRAINING = ["--train.max_train_steps", 1, "--train.global_batch_size", 2, "--validation.steps", 0, "--optim.learning_rate", "1e-2"]
+TEMPLATE = "a drawing of [name], [filewords]"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("data") / "set", 6, "--validation_images", "1", "--test_images", "1")
+
+
+def words(data, output, placeholders, template, *options, code=0):
+    return run(["train", "--method", "textual_inversion", "--base", BASE, "--data", data, "--output", output, *TRAINING,
+                "--textual_inversion.placeholder_token", placeholders, "--caption.template", template, *options], code=code)
+
+
+def test_a_sweep_draws_with_the_template_that_it_trained(tmp_path, data):
+    file = write_sweep(tmp_path, data, **{
+        "method": "textual_inversion", "textual_inversion.placeholder_token": "<zorp>", "caption.template": TEMPLATE,
+        "optim.learning_rate": "1e-3 | 1e-2", "train.max_train_steps": 1, "train.global_batch_size": 2,
+        "sweep.pictures": 1, "sample.num_inference_steps": 2})
+    sweep(file, "run")
+    pictures = tmp_path / "sweep/pictures"
+    images = json.loads((pictures / "index.json").read_text())["images"]
+    assert len(images) == 2, "one of each held-out split"
+    for image in images:
+        assert image["prompt"] == f"a drawing of <zorp>, {image['caption']}"
+        drawn = {path.read_bytes() for path in pictures.glob(f"*/{image['sample_id']}.png")}
+        assert len(drawn) == 5, "base, two trials, real image, round trip, none like another"
+    echo = next(tmp_path.glob("sweep/trials/*/config.cfg")).read_text()
+    assert "name = <zorp>" in echo
+
+
+def test_name_is_refused_where_it_could_be_any_of_several_words(tmp_path, data):
+    said = words(data, tmp_path / "run", "<zorp> | <gleep>", TEMPLATE, code=2)
+    assert "caption.name" in said and "several words" in said and "<zorp>, <gleep>" in said
+    assert "write the words into caption.template" in said
+    assert not (tmp_path / "run").exists()
+    without = words(data, tmp_path / "run", "<zorp> | <gleep>", "[filewords], <zorp>", code=2)
+    assert "holds <gleep>" in without and "one that holds the words" in without
