@@ -11,6 +11,7 @@
 #include "core/progress.h"
 #include "pipeline/collective.h"
 #include "pipeline/device.h"
+#include "pipeline/zero_terminal_snr.h"
 
 namespace ldmtune::cli {
 namespace {
@@ -72,6 +73,7 @@ ExitCode run_sample(const Arguments& arguments, comm::Communicator& comm) {
   pipeline::run_together(comm, [&] {
     const at::Device device = pipeline::choose_device(options.device, comm);
     base = model::load_base_model(options.base, model::options_of(options.base_options, options.variant, device));
+    if (options.rescale_betas_zero_snr) pipeline::force_zero_terminal_snr(base, "rescale_betas_zero_snr");
     adapt::merge_into(base, options.base_merge);
     adapters.load(options, plan, base, device, comm.rank() == 0);
   });

@@ -86,6 +86,9 @@ void declare(OptionTable& t, SampleOptions& o) {
   declare(t, o.base_options);
   t.add("base.merge", o.base_merge, "",
         "LoRA files added to the base's weights at load, as in training: the base that a file was trained on");
+  t.add("rescale_betas_zero_snr", o.rescale_betas_zero_snr, "",
+        "Draw with the noise schedule that ends without signal, for what was trained with noise.rescale_betas_zero_snr "
+        "(needs a base that predicts v)");
   t.add("strengths", o.strengths, "", "Columns at several strengths: --x strength=, e.g. 0,0.5,1");
   t.add("x", o.x, "",
         "Columns for values of one setting: strength=0,0.5,1 (of hypernetworks and LoRAs; of embeddings, where they "

@@ -27,6 +27,7 @@ struct SampleOptions {
   std::int64_t max_chunks = 1;
   std::string base_merge;
   BaseConfig base_options;
+  bool rescale_betas_zero_snr = false;
   std::string hypernetwork;
   std::string lora;
   std::string embedding;  ///< FILE or FILE=TOKEN, separated by commas

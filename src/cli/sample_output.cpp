@@ -90,6 +90,7 @@ class Credits {
     model_.base_hash = shortened(is_one_file ? store::sha256_file(base.folder) : base.sha256, kFileDigits);
     model_.clip_skip = options.clip_skip;
     model_.prompt_weights = options.prompt_weights;
+    model_.zero_terminal_snr = options.rescale_betas_zero_snr;
   }
 
   const pipeline::InfotextModel& of(const SampleSettings& settings, const SampleAdapters& adapters) {

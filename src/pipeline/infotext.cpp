@@ -77,6 +77,7 @@ std::string infotext(const GenerateRequest& request, const InfotextModel& model,
               ", Image index: ", request.index, ", Size: ", width, "x", height, ", Model hash: ", model.base_hash,
               ", Model: ", quote(model.base_name));
   text += hypernetwork_fields(model.hypernetworks);
+  if (model.zero_terminal_snr) text += ", Noise Schedule: Zero Terminal SNR";
   if (model.clip_skip != 1) text += cat(", Clip skip: ", model.clip_skip);
   text += hashes_of(model.loras, "Lora hashes") + hashes_of(used_words(model, request), "TI hashes");
   if (!model.prompt_weights) text += ", Emphasis: None";

@@ -26,6 +26,7 @@ struct InfotextModel {
   std::vector<InfotextFile> embeddings;  ///< name: the word; those that neither prompt holds are not written
   std::int64_t clip_skip = 1;
   bool prompt_weights = true;
+  bool zero_terminal_snr = false;
 };
 
 /// width and height are the picture's. LoRAs, and hypernetworks where there are several, stand as tags behind the

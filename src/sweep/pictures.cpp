@@ -19,6 +19,7 @@
 #include "pipeline/device.h"
 #include "pipeline/encode.h"
 #include "pipeline/generate.h"
+#include "pipeline/zero_terminal_snr.h"
 #include "store/files.h"
 #include "store/image.h"
 #include "store/safetensors.h"
@@ -56,13 +57,15 @@ std::vector<fs::path> image_folders(const TrainConfig& config) {
 
 json drawing_settings(const TrainConfig& config, const json& result) {
   const SampleConfig& sample = config.sample;
-  return {{"seed", sample.seed},
-          {"negative_prompt", sample.negative_prompt},
-          {"num_inference_steps", sample.num_inference_steps},
-          {"guidance_scale", sample.guidance_scale},
-          {"sampler", sample.sampler},
-          {"base_sha256", result.value("base_sha256", "")},
-          {"dataset_sha256", data::datasets_sha256(config.data)}};
+  json settings{{"seed", sample.seed},
+                {"negative_prompt", sample.negative_prompt},
+                {"num_inference_steps", sample.num_inference_steps},
+                {"guidance_scale", sample.guidance_scale},
+                {"sampler", sample.sampler},
+                {"base_sha256", result.value("base_sha256", "")},
+                {"dataset_sha256", data::datasets_sha256(config.data)}};
+  if (config.noise.rescale_betas_zero_snr) settings["rescale_betas_zero_snr"] = true;
+  return settings;
 }
 
 json prompt_settings(const TrainConfig& config) {
@@ -78,7 +81,8 @@ std::string prompt_of(const TrainConfig& config, const data::DatasetMix& dataset
 }
 
 bool same_ground(const TrainConfig& a, const TrainConfig& b) {
-  return a.base == b.base && a.base_merge == b.base_merge && a.variant == b.variant && a.data == b.data;
+  return a.base == b.base && a.base_merge == b.base_merge && a.variant == b.variant && a.data == b.data &&
+         a.noise.rescale_betas_zero_snr == b.noise.rescale_betas_zero_snr;
 }
 
 std::vector<const ResultRow*> drawable_rows(const std::vector<ResultRow>& rows, bool warn) {
@@ -88,8 +92,9 @@ std::vector<const ResultRow*> drawable_rows(const std::vector<ResultRow>& rows, 
     if (drawable.empty() || same_ground(row.trial->config, drawable.front()->trial->config)) {
       drawable.push_back(&row);
     } else if (warn) {
-      LDMTUNE_LOG(warning) << "no pictures of trial " << row.trial->number << ": its base or dataset is not trial "
-                           << drawable.front()->trial->number << "'s";
+      LDMTUNE_LOG(warning) << "no pictures of trial " << row.trial->number
+                           << ": its base, noise schedule or dataset is not trial " << drawable.front()->trial->number
+                           << "'s";
     }
   }
   return drawable;
@@ -191,6 +196,9 @@ class Painter {
     if (!base_) {
       const auto options = model::options_of(config_.base_options, config_.variant, device_);
       base_ = std::make_unique<model::BaseModel>(model::load_base_model(config_.base, options));
+      if (config_.noise.rescale_betas_zero_snr) {
+        pipeline::force_zero_terminal_snr(*base_, "noise.rescale_betas_zero_snr");
+      }
       adapt::merge_into(*base_, config_.base_merge);
     }
     return *base_;

@@ -26,9 +26,9 @@ struct Picture {
 /// Draws into <sweep.output>/pictures/{base,real,roundtrip,<trial folder's name>}/<sample_id>.png, ranks sharing the
 /// work, and writes pictures/index.json. Of the finished trials it takes the best (sweep.picture_trials). Every trial
 /// gets the same initial noise. What is drawn already with the same settings, base, dataset and checkpoint is kept. All
-/// ranks call it. Trials on another base or dataset than the first one's are left out with a warning. The real images
-/// are left out with a warning where the image folder is gone. Returns interrupted, without an index, if a stop signal
-/// came (train::StopSignals); what is drawn is kept.
+/// ranks call it. Trials on another base, noise schedule or dataset than the first one's are left out with a warning.
+/// The real images are left out with a warning where the image folder is gone. Returns interrupted, without an index,
+/// if a stop signal came (train::StopSignals); what is drawn is kept.
 ExitCode draw_pictures(const Grid& grid, const std::vector<ResultRow>& rows, comm::Communicator& comm);
 
 }  // namespace ldmtune::sweep

@@ -10,6 +10,7 @@
 #include "diffusion/loss.h"
 #include "optim/schedule.h"
 #include "pipeline/device.h"
+#include "pipeline/zero_terminal_snr.h"
 #include "store/files.h"
 #include "train/class_images.h"
 #include "train/concept_templates.h"
@@ -157,20 +158,10 @@ model::BaseModel load_unmerged_base(const TrainConfig& config, at::Device device
   return base;
 }
 
-/// Training, validation and previews of this process all meet the changed schedule.
-void force_zero_terminal_snr(model::BaseModel& base) {
-  const diffusion::NoiseSchedule schedule(base.scheduler_config);
-  if (schedule.prediction_type() == diffusion::PredictionType::epsilon) {
-    fail_input("option noise.rescale_betas_zero_snr: needs a base that predicts v; ", base.folder.string(),
-               " predicts the noise, which tells nothing where there is only noise");
-  }
-  base.scheduler_config["rescale_betas_zero_snr"] = true;
-  base.scheduler_config["timestep_spacing"] = "trailing";  // pictures begin where there is no signal
-}
-
 model::BaseModel load_base(const TrainConfig& config, at::Device device) {
   model::BaseModel base = load_unmerged_base(config, device);
-  if (config.noise.rescale_betas_zero_snr) force_zero_terminal_snr(base);
+  // Training, validation and previews of this process all meet the changed schedule.
+  if (config.noise.rescale_betas_zero_snr) pipeline::force_zero_terminal_snr(base, "noise.rescale_betas_zero_snr");
   adapt::merge_into(base, config.base_merge);
   base.unet->set_gradient_checkpointing(config.train.gradient_checkpointing);
   return base;

@@ -49,6 +49,7 @@ TEST(Infotext, NamesEverythingThatDrew) {
   drawn.hypernetworks = {{"pencil", 0.5, "aaaaaaaaaa"}, {"ink", 1, "bbbbbbbbbb"}};
   drawn.loras = {{"style: v1", 0.8, "cccccccccccc"}, {"face", -1, "dddddddddddd"}};
   drawn.embeddings = {{"zorp", 1, "eeeeeeeeeeee"}, {"blip", 1, "ffffffffffff"}, {"unused", 1, "000000000000"}};
+  drawn.zero_terminal_snr = true;
   drawn.clip_skip = 2;
   drawn.prompt_weights = false;
   const std::string text = infotext(made, drawn, 64, 64);
@@ -56,10 +57,12 @@ TEST(Infotext, NamesEverythingThatDrew) {
       text.find("a zorp<lora:style v1:0.8><lora:face:-1><hypernet:pencil:0.5><hypernet:ink:1>\nNegative prompt: "), 0u)
       << text;
   EXPECT_NE(text.find("Sampler: DPM++ 2M, Schedule type: Karras, "), std::string::npos);
-  EXPECT_NE(text.find("Hypernet hashes: \"pencil: aaaaaaaaaa, ink: bbbbbbbbbb\", Clip skip: 2, "
-                      "Lora hashes: \"style v1: cccccccccccc, face: dddddddddddd\", "
-                      "TI hashes: \"zorp: eeeeeeeeeeee, blip: ffffffffffff\", Emphasis: None, Version: ldmtune"),
-            std::string::npos)
+  EXPECT_NE(
+      text.find(
+          "Hypernet hashes: \"pencil: aaaaaaaaaa, ink: bbbbbbbbbb\", Noise Schedule: Zero Terminal SNR, Clip skip: 2, "
+          "Lora hashes: \"style v1: cccccccccccc, face: dddddddddddd\", "
+          "TI hashes: \"zorp: eeeeeeeeeeee, blip: ffffffffffff\", Emphasis: None, Version: ldmtune"),
+      std::string::npos)
       << text;
 }
 
