@@ -168,8 +168,10 @@ void declare_dreambooth(OptionTable& t, DreamboothConfig& c) {
   t.add("dreambooth.prior_loss_weight", c.prior_loss_weight, "", "What a class image's loss counts");
   t.add("dreambooth.class_data", c.class_data, "",
         "Dataset folder of class images; one that is not there yet is made: the base draws class_prompt");
-  t.add("dreambooth.class_prompt", c.class_prompt, "",
-        "Prompts of the class images, separated by |, or a file with one a line (empty: class_data's own captions)");
+  t.add(
+      "dreambooth.class_prompt", c.class_prompt, "",
+      "Prompts of the class images, separated by |, or a file with one a line (empty: class_data's own captions); the "
+      "base draws them with [sample]'s sampler, num_inference_steps and guidance_scale");
   t.add("dreambooth.num_class_images", c.num_class_images, "images",
         "How many the base draws where class_data is not there yet, and the least it must hold otherwise");
   t.add(

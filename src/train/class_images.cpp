@@ -12,7 +12,7 @@ constexpr std::uint64_t kFirstAdjacentIndex = std::uint64_t{1} << 20;
 }  // namespace
 
 std::unique_ptr<data::LatentDataset> open_class_data(const TrainConfig& config, const model::BaseModel& base,
-                                                     comm::Communicator& comm) {
+                                                     const std::string& unmerged_sha256, comm::Communicator& comm) {
   const DreamboothConfig& dreambooth = config.dreambooth;
   if (config.method != "dreambooth" || !dreambooth.with_prior_preservation) return nullptr;
   DrawnDataset drawn;
@@ -23,12 +23,13 @@ std::unique_ptr<data::LatentDataset> open_class_data(const TrainConfig& config, 
   drawn.folder = dreambooth.class_data;
   drawn.prompts = listed_prompts(dreambooth.class_prompt, drawn.prompts_option);
   drawn.count = dreambooth.num_class_images;
+  drawn.base_sha256 = unmerged_sha256;
   drawn.file_stem = "class";
   return open_or_draw(drawn, config, base, comm);
 }
 
 std::unique_ptr<data::LatentDataset> open_adjacent_data(const TrainConfig& config, const model::BaseModel& base,
-                                                        comm::Communicator& comm) {
+                                                        const std::string& unmerged_sha256, comm::Communicator& comm) {
   const ValidationConfig& validation = config.validation;
   if (validation.adjacent.empty()) return nullptr;
   if (validation.adjacent_prompts.empty()) return std::make_unique<data::LatentDataset>(validation.adjacent);
@@ -41,6 +42,7 @@ std::unique_ptr<data::LatentDataset> open_adjacent_data(const TrainConfig& confi
   drawn.prompts = listed_prompts(validation.adjacent_prompts, drawn.prompts_option);
   drawn.count = validation.num_adjacent_images;
   drawn.first_index = kFirstAdjacentIndex;
+  drawn.base_sha256 = unmerged_sha256;
   drawn.file_stem = "adjacent";
   drawn.split = "validation";
   return open_or_draw(drawn, config, base, comm);

@@ -117,6 +117,19 @@ void make_unless_there(const DrawnDataset& drawn, const TrainConfig& config, con
   if (!found) make_dataset(drawn, config, base, comm);
 }
 
+std::string shortened(const std::string& sha256) { return sha256.substr(0, 12); }
+
+/// With prompts the pictures stand for what this base makes of them; without, they are a dataset like another.
+void check_drawn_by(const data::LatentDataset& dataset, const DrawnDataset& drawn) {
+  const std::string& found = dataset.index().base_sha256;
+  if (drawn.prompts.empty() || found == drawn.base_sha256) return;
+  fail_input("option ", drawn.folder_option, ": ", dataset.folder().string(), " was made with another base (",
+             shortened(found), ") than this run's (", shortened(drawn.base_sha256),
+             "), so it does not hold what this base draws for ", drawn.prompts_option,
+             "; give another folder, to draw them anew, or leave ", drawn.prompts_option,
+             " empty to take this one as a dataset of your own");
+}
+
 void check_fits(const data::LatentDataset& dataset, const DrawnDataset& drawn) {
   if (static_cast<std::int64_t>(dataset.size()) < drawn.count) {
     fail_input("option ", drawn.count_option, ": expected at least ", drawn.count, " images in ",
@@ -151,6 +164,7 @@ std::unique_ptr<data::LatentDataset> open_or_draw(const DrawnDataset& drawn, con
                                                   const model::BaseModel& base, comm::Communicator& comm) {
   make_unless_there(drawn, config, base, comm);
   auto dataset = std::make_unique<data::LatentDataset>(drawn.folder);
+  check_drawn_by(*dataset, drawn);
   check_fits(*dataset, drawn);
   return dataset;
 }

@@ -22,6 +22,7 @@ struct DrawnDataset {
   std::vector<std::string> prompts;  ///< picture i is of prompt i modulo their number
   std::int64_t count = 0;            ///< pictures to draw, and the least that a folder which is there must hold
   std::uint64_t first_index = 0;     ///< picture i starts from the noise of index first_index + i
+  std::string base_sha256;           ///< of the base that draws, before base.merge: what `prepare` notes
   std::string file_stem;             ///< of its pictures: "class" for class-000000.png
   std::string split;                 ///< of every picture; empty: as `prepare` splits
 };
@@ -33,7 +34,8 @@ std::vector<std::string> listed_prompts(const std::vector<std::string>& given, c
 /// The dataset; one that is not there yet is made, a collective: the untouched base draws the pictures (settings of
 /// [sample]), the ranks sharing them, into FOLDER.images, which are then encoded as `prepare` does. A second run that
 /// wants the same folder meanwhile waits for it. The folder has the same bytes for any number of ranks.
-/// Errors: InputError naming the option: nothing to draw from, too few pictures, a caption that is none of the prompts.
+/// Errors: InputError naming the option: nothing to draw from; where prompts say what the base should have drawn, a
+/// folder that another base made, or a caption that is none of them; too few pictures.
 std::unique_ptr<data::LatentDataset> open_or_draw(const DrawnDataset& drawn, const TrainConfig& config,
                                                   const model::BaseModel& base, comm::Communicator& comm);
 

@@ -158,8 +158,9 @@ model::BaseModel load_unmerged_base(const TrainConfig& config, at::Device device
   return base;
 }
 
-model::BaseModel load_base(const TrainConfig& config, at::Device device) {
+model::BaseModel load_base(const TrainConfig& config, at::Device device, std::string& unmerged_sha256) {
   model::BaseModel base = load_unmerged_base(config, device);
+  unmerged_sha256 = base.sha256;
   // Training, validation and previews of this process all meet the changed schedule.
   if (config.noise.rescale_betas_zero_snr) pipeline::force_zero_terminal_snr(base, "noise.rescale_betas_zero_snr");
   adapt::merge_into(base, config.base_merge);
@@ -239,12 +240,12 @@ std::vector<std::size_t> training_images_to_measure(const data::DatasetMix& data
 SharedSetup::SharedSetup(const TrainConfig& given, comm::Communicator& comm)
     : config(checked_config(given, comm.size())),
       device(pipeline::choose_device(config.train.device, comm)),
-      base(load_base(config, device)),
+      base(load_base(config, device, unmerged_base_sha256_)),
       schedule(base.scheduler_config),
       prompts(base, pipeline::prompt_options(config.caption)),
       dataset(config.data),
-      class_data(mix_of(open_class_data(config, base, comm))),
-      adjacent(mix_of(open_adjacent_data(config, base, comm))),
+      class_data(mix_of(open_class_data(config, base, unmerged_base_sha256_, comm))),
+      adjacent(mix_of(open_adjacent_data(config, base, unmerged_base_sha256_, comm))),
       validator(base, schedule, prompts, config, comm, device) {
   check_autoencoder(dataset, base);
   if (class_data) check_autoencoder(*class_data, base);

@@ -31,6 +31,11 @@ class SharedSetup {
 
   const TrainConfig config;
   const at::Device device;
+
+ private:
+  std::string unmerged_base_sha256_;  ///< loading the base notes it
+
+ public:
   const model::BaseModel base;
   const diffusion::NoiseSchedule schedule;
   pipeline::PromptEncoder prompts;

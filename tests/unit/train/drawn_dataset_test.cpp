@@ -26,6 +26,7 @@ class DrawnDatasetTest : public TrainingTest {
     drawn.folder = folder / ("drawn-" + std::to_string(count++));
     drawn.prompts = {"rocket", "cat face"};
     drawn.count = 3;
+    drawn.base_sha256 = base->sha256;
     drawn.file_stem = "class";
   }
   std::unique_ptr<data::LatentDataset> open() { return open_or_draw(drawn, config, *base, *comm); }
@@ -85,6 +86,18 @@ TEST_F(DrawnDatasetTest, WhatDoesNotFitIsRefused) {
   drawn.folder += "-nowhere";
   EXPECT_NE(refusal().find("nothing to draw"), std::string::npos);
   EXPECT_FALSE(fs::exists(drawn.folder.string() + ".images"));
+}
+
+TEST_F(DrawnDatasetTest, WhatAnotherBaseDrewIsRefusedUnlessItIsADatasetLikeAnother) {
+  open();
+  drawn.base_sha256 = std::string(64, 'f');
+  const std::string message = refusal();
+  for (const std::string& part : {drawn.folder.string(), base->sha256.substr(0, 12) + ")",
+                                  std::string("(ffffffffffff)"), std::string("leave dreambooth.class_prompt empty")}) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+  drawn.prompts.clear();
+  EXPECT_EQ(refusal(), "");
 }
 
 TEST_F(DrawnDatasetTest, PromptsMayComeFromAFile) {
