@@ -80,19 +80,28 @@ struct Start {
   std::int64_t vectors = 0;  ///< 0: not given
 };
 
-/// The single embedding of the file. Errors: InputError where it has not as many vectors as asked for.
-Embedding read_start(const Start& start) {
-  std::vector<Embedding> embeddings = read_embeddings(start.file);
-  if (embeddings.size() != 1) {
-    fail_input("option textual_inversion.initial_embedding: ", start.file, " holds ", embeddings.size(),
-               " embeddings, expected one");
+/// The file's only embedding whatever it is called, of several the one of the placeholder's name.
+Embedding choose_embedding(std::vector<Embedding> embeddings, const Start& start) {
+  if (embeddings.size() == 1) return std::move(embeddings.front());
+  std::string words;
+  for (Embedding& embedding : embeddings) {
+    if (embedding.token == start.token) return std::move(embedding);
+    words += (words.empty() ? "" : ", ") + embedding.token;
   }
-  const std::int64_t found = embeddings.front().vectors.size(0);
+  fail_input("option textual_inversion.initial_embedding: ", start.file, " holds ", embeddings.size(), " words, ",
+             words, ", and none is ", start.token, ", the placeholder; name the placeholder as one of them, or ",
+             "write the word to start from to a file of its own: ldmtune export ", start.file, " --token WORD");
+}
+
+/// Errors: InputError where the file has no embedding for the placeholder, or not as many vectors as asked for.
+Embedding read_start(const Start& start) {
+  Embedding embedding = choose_embedding(read_embeddings(start.file), start);
+  const std::int64_t found = embedding.vectors.size(0);
   if (start.vectors != 0 && start.vectors != found) {
-    fail_input("option textual_inversion.initial_embedding: ", start.file, " holds ", found,
+    fail_input("option textual_inversion.initial_embedding: ", start.token, " of ", start.file, " holds ", found,
                " vectors, num_vectors says ", start.vectors);
   }
-  return std::move(embeddings.front());
+  return embedding;
 }
 
 /// One tensor a text encoder.

@@ -192,8 +192,10 @@ void declare_textual_inversion(OptionTable& t, TextualInversionConfig& c) {
         "Start from the embedding of this token of the base's vocabulary, one for each word (|)");
   t.add("textual_inversion.initializer_text", c.initializer_text, "",
         "Start from a text's embeddings, spread over the vectors (without any of the three: from zeros)");
-  t.add("textual_inversion.initial_embedding", c.initial_embedding, "",
-        "Start from an embedding file of AUTOMATIC1111, diffusers, kohya or OneTrainer");
+  t.add(
+      "textual_inversion.initial_embedding", c.initial_embedding, "",
+      "Start from an embedding file of AUTOMATIC1111, diffusers, kohya or OneTrainer; of a file of several words, each "
+      "placeholder from its own");
 }
 
 void declare_caption(OptionTable& t, CaptionConfig& c) {

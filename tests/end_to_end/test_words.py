@@ -1,8 +1,9 @@
-"""Textual inversions whose template says [name]."""
+"""Textual inversions whose template says [name], and words that start from a run of several."""
 
 import json
 
 import pytest
+from safetensors.torch import load_file
 from support import BASE, prepare, run
 from sweeps import sweep, write_sweep
 
@@ -44,3 +45,20 @@ def test_name_is_refused_where_it_could_be_any_of_several_words(tmp_path, data):
     assert not (tmp_path / "run").exists()
     without = words(data, tmp_path / "run", "<zorp> | <gleep>", "[filewords], <zorp>", code=2)
     assert "holds <gleep>" in without and "one that holds the words" in without
+
+
+def test_words_start_from_a_run_of_several(tmp_path, data):
+    words(data, tmp_path / "two", "<zorp> | <gleep>", "<zorp> of <gleep>, [filewords]", "--textual_inversion.num_vectors", "2,1")
+    file = next(tmp_path.glob("two/checkpoints/*/two.safetensors"))
+    trained = load_file(file)
+    assert {name: tuple(tensor.shape)[0] for name, tensor in trained.items()} == {"<zorp>": 2, "<gleep>": 1}
+    start = ["--textual_inversion.initial_embedding", file, "--optim.learning_rate", 0]
+    words(data, tmp_path / "one", "<gleep>", TEMPLATE, *start)
+    found = load_file(next(tmp_path.glob("one/checkpoints/*/parameters.safetensors")))
+    assert found["embedding"].equal(trained["<gleep>"])
+    words(data, tmp_path / "both", "<gleep> | <zorp>", "<zorp> of <gleep>, [filewords]", *start)
+    found = load_file(next(tmp_path.glob("both/checkpoints/*/parameters.safetensors")))
+    assert all(found[f"embedding.{word}"].equal(trained[word]) for word in trained)
+    said = words(data, tmp_path / "other", "<blip>", TEMPLATE, *start, code=2)
+    assert f"{file} holds 2 words" in said and "none is <blip>" in said and "--token WORD" in said
+    assert all(word in said for word in trained)

@@ -202,6 +202,26 @@ TEST(TextualInversion, VectorsStartFromAFile) {
   std::filesystem::remove(file);
 }
 
+TEST(TextualInversion, OfAFileOfSeveralWordsThePlaceholdersOwnIsTheStart) {
+  const auto file =
+      std::filesystem::temp_directory_path() / ("ldmtune-two-" + std::to_string(getpid()) + ".safetensors");
+  const std::int64_t width = base().text_encoder->hidden_size();
+  write_embeddings(
+      file, EmbeddingFormat::diffusers,
+      {{"<near>", normals({2, width}, 4), {}, 1, "", ""}, {"<far>", normals({1, width}, 5), {}, 1, "", ""}});
+  TextualInversionConfig config;
+  config.placeholder_token = {"<far>", "<near>"};
+  config.initial_embedding = {file.string()};
+  const auto words = make_placeholders(config, fresh_base());
+  EXPECT_TRUE(at::equal(words[0].initial, normals({1, width}, 5)));
+  EXPECT_TRUE(at::equal(words[1].initial, normals({2, width}, 4)));
+  config.placeholder_token = {"<there>"};
+  const std::string message = refusal(config, fresh_base());
+  EXPECT_NE(message.find("<near>"), std::string::npos) << message;
+  EXPECT_NE(message.find("none is <there>"), std::string::npos) << message;
+  std::filesystem::remove(file);
+}
+
 TEST(TextualInversion, RefusesOptionsThatMeanNothing) {
   const model::BaseModel fresh = fresh_base();
   const auto expect = [&](const TextualInversionConfig& given, const std::string& text) {
