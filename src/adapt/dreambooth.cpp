@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "model/base_outline.h"
 #include "store/safetensors.h"
 
 namespace ldmtune::adapt {
@@ -85,11 +86,18 @@ Shapes shapes_of(const model::BaseModel& base) {
 }
 
 /// Shards and variants of a component hold the same keys or different ones: together they are its parameters.
-Shapes shapes_in(const std::filesystem::path& base_folder) {
+Shapes shapes_in(const std::filesystem::path& base) {
   Shapes shapes;
+  if (model::is_single_file(base)) {
+    for (const auto& [component, network] : model::single_file_outline(base).networks) {
+      if (component == "vae") continue;
+      for (const auto& [key, tensor] : network.tensors) shapes[component][key] = tensor.sizes().vec();
+    }
+    return shapes;
+  }
   for (const std::string component : {"unet", "text_encoder", "text_encoder_2"}) {
     std::error_code none;
-    for (const auto& entry : std::filesystem::directory_iterator(base_folder / component, none)) {
+    for (const auto& entry : std::filesystem::directory_iterator(base / component, none)) {
       if (entry.path().extension() != ".safetensors") continue;
       for (const store::TensorInfo& tensor : store::read_safetensors_header(entry.path())) {
         if (!at::isFloatingType(tensor.dtype)) continue;  // position_ids is no parameter
@@ -133,10 +141,10 @@ void cast_networks(const model::BaseModel& base, at::ScalarType dtype) {
 }
 
 std::vector<optim::ParameterSpec> dreambooth_parameters(const DreamboothConfig& config, std::int64_t clip_skip,
-                                                        const std::filesystem::path& base_folder) {
-  const Shapes shapes = shapes_in(base_folder);
+                                                        const std::filesystem::path& base) {
+  const Shapes shapes = shapes_in(base);
   if (shapes.count("unet") == 0) {
-    fail_input(base_folder.string(), ": expected unet/*.safetensors of a base model, found none");
+    fail_input(base.string(), ": expected unet/*.safetensors of a base model, found none");
   }
   std::vector<optim::ParameterSpec> specs;
   for (const auto& [component, key] : select(config, clip_skip, shapes)) {

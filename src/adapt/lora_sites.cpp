@@ -8,7 +8,7 @@
 
 #include "adapt/lora.h"
 #include "core/error.h"
-#include "model/ldm_file.h"
+#include "model/base_outline.h"
 #include "store/safetensors.h"
 
 namespace ldmtune::adapt {
@@ -116,12 +116,13 @@ std::vector<LoraSite> lora_sites(const model::BaseModel& base) {
   return sites;
 }
 
-std::vector<LoraSite> lora_sites(const std::filesystem::path& base_folder) {
+std::vector<LoraSite> lora_sites(const std::filesystem::path& base) {
+  if (model::is_single_file(base)) return lora_sites(model::single_file_outline(base));
   std::vector<LoraSite> sites;
   for (const std::string component : {"unet", "text_encoder", "text_encoder_2"}) {
     std::map<std::string, std::vector<std::int64_t>> shapes;  // shards and variants together
     std::error_code none;
-    for (const auto& entry : std::filesystem::directory_iterator(base_folder / component, none)) {
+    for (const auto& entry : std::filesystem::directory_iterator(base / component, none)) {
       if (entry.path().extension() != ".safetensors") continue;
       for (const store::TensorInfo& tensor : store::read_safetensors_header(entry.path()))
         shapes[published_key(component, tensor.name)] = tensor.shape;

@@ -11,7 +11,7 @@
 #include "adapt/textual_inversion.h"
 #include "core/error.h"
 #include "core/options.h"
-#include "store/files.h"
+#include "model/base_outline.h"
 
 namespace ldmtune::adapt {
 
@@ -196,11 +196,10 @@ std::vector<optim::ParameterSpec> planned_parameters(const TextualInversionConfi
   for (const Start& start : starts) tokens.push_back(start.token);
   std::vector<optim::ParameterSpec> specs;
   for (std::int64_t encoder = 0; encoder < 2; ++encoder) {
-    const std::filesystem::path file = base / (encoder == 0 ? "text_encoder" : "text_encoder_2") / "config.json";
-    if (encoder == 1 && !std::filesystem::exists(file)) break;
-    const nlohmann::json json = store::read_json(file);
+    const auto [json, source] = model::read_network_config(base, encoder == 0 ? "text_encoder" : "text_encoder_2");
+    if (encoder == 1 && json.is_null()) break;
     if (!json.is_object() || !json.value("hidden_size", nlohmann::json()).is_number_integer()) {
-      fail_input(file.string(), ": expected a JSON object with a whole number hidden_size");
+      fail_input(source, ": expected a JSON object with a whole number hidden_size");
     }
     const auto width = json.at("hidden_size").get<std::int64_t>();
     const std::vector<std::string> names = embedding_names(tokens, encoder);

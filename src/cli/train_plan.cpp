@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "data/dataset_mix.h"
+#include "model/base_outline.h"
 #include "pipeline/device.h"
 #include "sweep/memory_plan.h"
 #include "sweep/memory_room.h"
@@ -88,10 +89,7 @@ void print_verdict(const sweep::MemoryPlan& plan, const sweep::MemoryRoom& room,
 
 void print_train_plan(const TrainConfig& given, int ranks, comm::Communicator& comm) {
   const TrainConfig config = train::checked_config(given, ranks);
-  if (!fs::is_directory(config.base)) {
-    fail_input("option base: --plan counts from a folder in the diffusers layout, found ", config.base.string(),
-               "; `ldmtune export BASE --format diffusers` makes one of a single file");
-  }
+  if (model::is_single_file(config.base)) model::expect_tokenizer(config.base, config.base_options.tokenizer);
   const at::Device device = pipeline::choose_device(config.train.device, comm);
   const data::DatasetMix dataset(config.data, /*verify_below=*/0);  // says what is wrong with it
   const sweep::DataSize data = sweep::data_size(config, sweep::base_unet_config(config.base));

@@ -29,6 +29,12 @@ store::SafetensorsFile read_checkpoint_tensors(const std::filesystem::path& file
 /// left out. Errors: InputError saying what the file is instead (inpainting, refiner, SD 3, Flux, a LoRA ...).
 BaseParts read_single_file(const std::filesystem::path& file, const std::string& prediction_type = "");
 
+/// The same with tensors on the meta device, without a schedule: see model/base_outline.h, which keeps it.
+BaseParts read_single_file_outline(const std::filesystem::path& file);
+
+/// Errors: InputError where a single-file base needs a tokenizer and none is given.
+void expect_tokenizer(const std::filesystem::path& file, const std::filesystem::path& tokenizer);
+
 /// As BaseModel sees it. `options.tokenizer` names the tokenizer's folder, or a folder with tokenizer/ (and
 /// tokenizer_2/) in it. Errors: also InputError if text is asked for and it is not given.
 BaseFiles open_single_file(const std::filesystem::path& file, const BaseModelOptions& options);

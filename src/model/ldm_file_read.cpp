@@ -156,6 +156,28 @@ store::TensorMap tensors_of(const store::PyValue& value, const fs::path& file) {
   return tensors;
 }
 
+/// Networks and configurations, without the schedule.
+BaseParts networks_of(store::SafetensorsFile& read, const json& header, const fs::path& file) {
+  const std::string source = file.string();
+  BaseParts parts;
+  parts.family = family_of(read.tensors, file);
+  parts.model_index = model_index_of(parts.family);
+  if (header.is_object() && header.contains("model_index")) parts.model_index = header["model_index"];
+  store::TensorMap unet = unet_from_ldm(take(read.tensors, kUNet), source);
+  store::TensorMap vae = vae_from_ldm(take(read.tensors, kVae), source);
+  json config = unet_config_of(unet, parts.family, source);
+  add(parts, "unet", std::move(unet), std::move(config), header, source);
+  config = vae_config_of(vae, parts.family, source);
+  add(parts, "vae", std::move(vae), std::move(config), header, source);
+  add_texts(parts, read.tensors, header, source);
+  return parts;
+}
+
+/// A tensor's shape and type, with no memory behind them.
+at::Tensor outline(at::IntArrayRef shape, at::ScalarType type) {
+  return at::empty(shape, at::TensorOptions().dtype(type).device(at::kMeta));
+}
+
 }  // namespace
 
 store::SafetensorsFile read_checkpoint_tensors(const fs::path& file) {
@@ -170,35 +192,39 @@ store::SafetensorsFile read_checkpoint_tensors(const fs::path& file) {
 
 BaseParts read_single_file(const fs::path& file, const std::string& prediction_type) {
   store::SafetensorsFile read = read_checkpoint_tensors(file);
-  const std::string source = file.string();
-  BaseParts parts;
-  parts.family = family_of(read.tensors, file);
   const json header = own_header(read, file);
+  BaseParts parts = networks_of(read, header, file);
   const bool has_schedule = header.is_object() && header.contains("scheduler") && header["scheduler"].is_object();
   parts.scheduler_config = has_schedule ? header["scheduler"] : schedule_of(file, read, parts.family, prediction_type);
   if (!prediction_type.empty()) parts.scheduler_config["prediction_type"] = prediction_type;
-  parts.model_index = model_index_of(parts.family);
-  if (header.is_object() && header.contains("model_index")) parts.model_index = header["model_index"];
-
-  store::TensorMap unet = unet_from_ldm(take(read.tensors, kUNet), source);
-  store::TensorMap vae = vae_from_ldm(take(read.tensors, kVae), source);
-  json config = unet_config_of(unet, parts.family, source);
-  add(parts, "unet", std::move(unet), std::move(config), header, source);
-  config = vae_config_of(vae, parts.family, source);
-  add(parts, "vae", std::move(vae), std::move(config), header, source);
-  add_texts(parts, read.tensors, header, source);
   for (const auto& [name, network] : parts.networks) store::check_finite(network.tensors, file);
-  LDMTUNE_LOG(info) << source << ": " << family_name(parts.family) << ", "
+  LDMTUNE_LOG(info) << file.string() << ": " << family_name(parts.family) << ", "
                     << parts.scheduler_config.value("prediction_type", "epsilon");
   return parts;
 }
 
-BaseFiles open_single_file(const fs::path& file, const BaseModelOptions& options) {
-  if (options.text && options.tokenizer.empty()) {
-    fail_input(file.string(),
-               ": a single file holds no tokenizer; give --base.tokenizer FOLDER, one with vocab.json and "
-               "merges.txt, or the folder of a base of the same family");
+BaseParts read_single_file_outline(const fs::path& file) {
+  store::SafetensorsFile read;
+  if (file.extension() == ".safetensors") {
+    for (const store::TensorInfo& tensor : store::read_safetensors_header(file, &read.metadata)) {
+      read.tensors.emplace(tensor.name, outline(tensor.shape, tensor.dtype));
+    }
+  } else {
+    read = read_checkpoint_tensors(file);
+    for (auto& [name, tensor] : read.tensors) tensor = outline(tensor.sizes(), tensor.scalar_type());
   }
+  return networks_of(read, own_header(read, file), file);
+}
+
+void expect_tokenizer(const fs::path& file, const fs::path& tokenizer) {
+  if (!tokenizer.empty()) return;
+  fail_input(file.string(),
+             ": a single file holds no tokenizer; give --base.tokenizer FOLDER, one with vocab.json and "
+             "merges.txt, or the folder of a base of the same family");
+}
+
+BaseFiles open_single_file(const fs::path& file, const BaseModelOptions& options) {
+  if (options.text) expect_tokenizer(file, options.tokenizer);
   auto parts = std::make_shared<BaseParts>(read_single_file(file, options.prediction_type));
   BaseFiles files;
   files.model_index = parts->model_index;

@@ -9,8 +9,8 @@
 #include <nlohmann/json.hpp>
 
 #include "adapt/counted_hooks.h"
+#include "model/base_outline.h"
 #include "model/counted_networks.h"
-#include "store/files.h"
 #include "store/safetensors.h"
 #include "sweep/plan.h"
 #include "train/training_flops.h"
@@ -29,8 +29,8 @@ double elements_of(const std::vector<std::int64_t>& shape) {
   return elements;
 }
 
-/// Numbers in the weight files of one component; 0 where there are none. Of variants one counts.
-double stored_numbers(const fs::path& folder) {
+/// Numbers in the weight files of one component's folder; 0 where there are none. Of variants one counts.
+double numbers_in_folder(const fs::path& folder) {
   std::error_code error;
   std::map<std::string, double> by_stem;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
@@ -44,6 +44,17 @@ double stored_numbers(const fs::path& folder) {
   double total = 0;
   for (const auto& [stem, numbers] : by_stem) total += numbers;
   return total;
+}
+
+/// Numbers of a component of a base, folder or single file.
+double stored_numbers(const fs::path& base, const std::string& component) {
+  if (!model::is_single_file(base)) return numbers_in_folder(base / component);
+  const auto& networks = model::single_file_outline(base).networks;
+  const auto network = networks.find(component);
+  double numbers = 0;
+  if (network == networks.end()) return numbers;
+  for (const auto& [key, tensor] : network->second.tensors) numbers += static_cast<double>(tensor.numel());
+  return numbers;
 }
 
 bool trains_text(const TrainConfig& config) {
@@ -95,12 +106,11 @@ class Passes {
   }
 
   double decode() const {
-    const fs::path file = config_.base / "vae" / "config.json";
-    if (!fs::exists(file)) return 0;
+    const auto [config, source] = model::read_network_config(config_.base, "vae");
+    if (config.is_null()) return 0;
     model::MemoryTape tape(/*records=*/false);
     const model::Pass pass;
-    model::walk_decoder(tape, model::read_vae_config(store::read_json(file), file.string()), pass, data_.latent_height,
-                        data_.latent_width);
+    model::walk_decoder(tape, model::read_vae_config(config, source), pass, data_.latent_height, data_.latent_width);
     return tape.peak_bytes();
   }
 
@@ -172,12 +182,12 @@ void add_base(MemoryPlan& plan, const TrainConfig& config, const std::vector<opt
   for (const auto& [component, name] : {std::pair{"unet", "UNet, frozen"},
                                         {"text_encoder", "text encoder, frozen"},
                                         {"text_encoder_2", "second text encoder, frozen"}}) {
-    const double frozen = stored_numbers(config.base / component) - of_arena[component];
+    const double frozen = stored_numbers(config.base, component) - of_arena[component];
     if (frozen > 0) plan.always.push_back({name, frozen * compute_size(config)});
     if (is_mixed) rounded += of_arena[component] * compute_size(config);
   }
   const double autoencoder =
-      stored_numbers(config.base_options.vae.empty() ? config.base / "vae" : config.base_options.vae);
+      config.base_options.vae.empty() ? stored_numbers(config.base, "vae") : numbers_in_folder(config.base_options.vae);
   if (autoencoder > 0) plan.always.push_back({"VAE", autoencoder * kF32});
   if (rounded > 0) plan.always.push_back({"rounded copies of what trains", rounded});
 }

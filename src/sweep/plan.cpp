@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "data/latent_dataset.h"
 #include "data/sample_stream.h"
+#include "model/base_outline.h"
 #include "optim/schedule.h"
 #include "store/files.h"
 #include "sweep/cost.h"
@@ -27,13 +28,13 @@ using nlohmann::json;
 
 /// `config[key]` as T, `absent` where the key is missing (diffusers' default). Errors: InputError naming file and key.
 template <class T>
-T value_or(const json& config, const std::string& key, T absent, const std::filesystem::path& file) {
+T value_or(const json& config, const std::string& key, T absent, const std::string& file) {
   const auto found = config.find(key);
   if (found == config.end()) return absent;
   try {
     return found->get<T>();
   } catch (const json::exception& error) {
-    fail_input(file.string(), ": key ", key, " has an unexpected value ", found->dump(), " (", error.what(), ")");
+    fail_input(file, ": key ", key, " has an unexpected value ", found->dump(), " (", error.what(), ")");
   }
 }
 
@@ -50,7 +51,8 @@ void checked(const Trial& trial, const Check& check) {
 }
 
 void check_trial(const TrainConfig& config, int ranks) {
-  if (config.base.empty()) fail_input("option base: expected a base model's folder, found nothing");
+  if (config.base.empty()) fail_input("option base: expected a base model's folder or file, found nothing");
+  if (model::is_single_file(config.base)) model::expect_tokenizer(config.base, config.base_options.tokenizer);
   if (config.data.empty())
     fail_input("option data: expected a dataset folder written by ldmtune prepare, found nothing");
   for (const auto& folder : config.data) data::read_dataset_index(folder);
@@ -159,9 +161,8 @@ json trial_entry(const Grid& grid, const Trial& trial, Costs& costs) {
 }  // namespace
 
 std::set<std::int64_t> base_context_widths(const std::filesystem::path& base) {
-  const std::filesystem::path file = base / "unet" / "config.json";
-  const json config = store::read_json(file);
-  if (!config.is_object()) fail_input(file.string(), ": expected a JSON object");
+  const auto [config, file] = model::read_network_config(base, "unet");
+  if (!config.is_object()) fail_input(file, ": expected a JSON object");
   using Names = std::vector<std::string>;
   const auto channels = value_or<std::vector<std::int64_t>>(config, "block_out_channels", {320, 640, 1280, 1280}, file);
   const auto down =
@@ -170,7 +171,7 @@ std::set<std::int64_t> base_context_widths(const std::filesystem::path& base) {
   const auto up = value_or<Names>(
       config, "up_block_types", {"UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"}, file);
   if (channels.empty() || down.size() != channels.size() || up.size() != channels.size()) {
-    fail_input(file.string(), ": expected as many down_block_types and up_block_types as block_out_channels");
+    fail_input(file, ": expected as many down_block_types and up_block_types as block_out_channels");
   }
   std::set<std::int64_t> widths{value_or<std::int64_t>(config, "cross_attention_dim", 1280, file), channels.back()};
   for (std::size_t i = 0; i < channels.size(); ++i) {

@@ -14,8 +14,8 @@
 
 namespace ldmtune::sweep {
 
-/// Widths of the contexts that the base's to_k and to_v read, from unet/config.json alone, so that a plan loads no
-/// weights; equal to UNet2DConditionModel::context_widths(). Errors: InputError naming the file or key.
+/// Widths of the contexts that the base's to_k and to_v read, from the UNet's configuration alone, so that a plan loads
+/// no weights; equal to UNet2DConditionModel::context_widths(). Errors: InputError naming the file or key.
 std::set<std::int64_t> base_context_widths(const std::filesystem::path& base);
 
 /// Parameters that a configuration trains, from the base's configuration and headers alone. Errors: as below.

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "store/files.h"
+#include "model/base_outline.h"
 
 namespace ldmtune::train {
 namespace {
@@ -89,17 +89,16 @@ BaseShape shape_of(const model::BaseModel& base) {
   return shape;
 }
 
-BaseShape read_base_shape(const fs::path& base_folder) {
-  const fs::path file = base_folder / "unet" / "config.json";
-  BaseShape shape{model::read_unet_config(store::read_json(file), file.string()), {}};
+BaseShape read_base_shape(const fs::path& base) {
+  const model::NetworkConfig unet = model::read_network_config(base, "unet");
+  BaseShape shape{model::read_unet_config(unet.config, unet.source), {}};
   for (const char* component : {"text_encoder", "text_encoder_2"}) {
-    const fs::path text_file = base_folder / component / "config.json";
-    if (!fs::exists(text_file)) continue;
-    const json config = store::read_json(text_file);
-    if (!config.is_object()) fail_input(text_file.string(), ": expected a JSON object");
+    const auto [config, source] = model::read_network_config(base, component);
+    if (config.is_null()) continue;
+    if (!config.is_object()) fail_input(source, ": expected a JSON object");
     const auto width = config.value("hidden_size", std::int64_t{768});
-    shape.text_encoders.push_back({config.value("num_hidden_layers", std::int64_t{12}), width,
-                                   config.value("intermediate_size", 4 * width)});
+    shape.text_encoders.push_back(
+        {config.value("num_hidden_layers", std::int64_t{12}), width, config.value("intermediate_size", 4 * width)});
     shape.text_length = config.value("max_position_embeddings", std::int64_t{77});
   }
   return shape;
@@ -142,8 +141,8 @@ double update_flops(const TrainConfig& config, const std::vector<optim::Paramete
 std::int64_t updates_within_budget(const RunConfig& config, double update_flops) {
   const double updates = std::floor(config.max_tflops * 1e12 / update_flops);
   if (!(updates >= 1)) {
-    fail_input("option train.max_tflops: ", format_number(config.max_tflops), " TFLOP are less than one update, which takes ",
-               format_number(update_flops * 1e-12));
+    fail_input("option train.max_tflops: ", format_number(config.max_tflops),
+               " TFLOP are less than one update, which takes ", format_number(update_flops * 1e-12));
   }
   return static_cast<std::int64_t>(updates);
 }

@@ -25,9 +25,9 @@ struct BaseShape {
   std::int64_t text_tokens(const CaptionConfig& caption) const;  ///< of a padded prompt, as `UNet` reads them
 };
 BaseShape shape_of(const model::BaseModel& base);
-/// The same from the config.json files of a base folder, so that a plan loads no weights. Errors: InputError naming the
-/// file.
-BaseShape read_base_shape(const std::filesystem::path& base_folder);
+/// The same from the configurations of a base, folder or single file, so that a plan loads no weights. Errors:
+/// InputError naming the file.
+BaseShape read_base_shape(const std::filesystem::path& base);
 
 /// Latents of one size among those that train.
 struct LatentShare {

@@ -238,6 +238,27 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(tmp_path, data):
     assert "is done already" in said
 
 
+def test_a_single_file_base_has_the_bits_of_its_folder(tmp_path, data):
+    file = tmp_path / "emoji.safetensors"
+    ldmtune("export", BASE, "--format", "ldm", "--output", file)
+    folder_base = ["sweep", "--config", write_config(tmp_path, data, pictures="0"), "--train.max_train_steps", "2"]
+    file_base = [*folder_base, "--base", file, "--sweep.output", tmp_path / "file"]
+    assert "base.tokenizer" in ldmtune(*file_base, "run", code=2)
+    assert not (tmp_path / "file").exists()
+    file_base += ["--base.tokenizer", BASE]
+    plans = [ldmtune(*words, "plan").splitlines()[2:4] for words in (folder_base, file_base)]
+    columns = [[row.split()[2:9] for row in plan] for plan in plans]  # options, seed, parameters, steps, TFLOP, memory
+    assert columns[0] == columns[1] and columns[0][0][-1] == "GB"
+    ldmtune(*folder_base, "run")
+    ldmtune(*file_base, "run", "--sweep.pictures", "1")
+    trained = "*/checkpoints/step-00000002/parameters.safetensors"
+    from_folder, from_file = (
+        [sha256(found) for found in sorted((tmp_path / name / "trials").glob(trained))] for name in ("sweep", "file")
+    )
+    assert from_folder == from_file and len(set(from_file)) == 2
+    assert len(list((tmp_path / "file" / "pictures").glob("00*/*.png"))) == 4
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [

@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from support import BASE, prepare, run
 
 METHODS = {
@@ -71,6 +73,36 @@ def test_what_is_far_too_large_does_not_fit(dataset, tmp_path):
     changes = {"train.global_batch_size": 65536, "train.micro_batch_size": 65536}
     text = run(["train", "--plan", *options(dataset, tmp_path / "run", **changes)])
     assert "does not fit" in text and "gradient_checkpointing" in text
+
+
+@pytest.fixture(scope="module")
+def single_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("file") / "emoji.safetensors"
+    run(["export", BASE, "--format", "ldm", "--output", file])
+    return file
+
+
+@pytest.mark.parametrize("method", ["hypernetwork", "lora", "textual_inversion", "dreambooth"])
+def test_a_single_file_is_planned_as_its_folder_is(dataset, single_file, tmp_path, method):
+    changes = {"method": method, "sample.steps": 10, **METHODS[method]}
+    folder = run(["train", "--plan", *options(dataset, tmp_path / "run", **changes)])
+    file = run(["train", "--plan", *options(dataset, tmp_path / "run", **{**changes, "base": single_file, "base.tokenizer": BASE})])
+    assert items(file) == items(folder) and len(items(file)) > 8
+    assert file.splitlines()[0] == folder.splitlines()[0]
+
+
+def test_a_single_file_of_torch_is_planned_from_its_shapes(dataset, single_file, tmp_path):
+    checkpoint = tmp_path / "emoji.ckpt"
+    torch.save({"state_dict": load_file(single_file)}, checkpoint)
+    changes = {"method": "lora", **METHODS["lora"], "base.tokenizer": BASE}
+    plans = [run(["train", "--plan", *options(dataset, tmp_path / "run", **changes, base=base)]) for base in (single_file, checkpoint)]
+    assert plans[0].splitlines()[0] == plans[1].splitlines()[0]
+    for name in ("UNet, frozen", "VAE", "weights that train"):
+        assert items(plans[0])[name] == items(plans[1])[name] > 0
+
+
+def test_a_single_file_needs_a_tokenizer(dataset, single_file, tmp_path):
+    assert "base.tokenizer" in run(["train", "--plan", *options(dataset, tmp_path / "run", base=single_file)], code=2)
 
 
 @pytest.mark.parametrize("changes, names", [
