@@ -59,10 +59,10 @@ class Dreambooth final : public Adapter {
 /// Makes UNet and text encoders compute in `dtype`.
 void cast_networks(const model::BaseModel& base, at::ScalarType dtype);
 
-/// What Dreambooth::from_config would train, from the headers of a base folder's weight files alone. Errors: as there,
-/// or InputError naming a file.
+/// What Dreambooth::from_config would train, from the headers of a base's weight files alone, folder or single file.
+/// Errors: as there, or InputError naming a file.
 std::vector<optim::ParameterSpec> dreambooth_parameters(const DreamboothConfig& config, std::int64_t clip_skip,
-                                                        const std::filesystem::path& base_folder);
+                                                        const std::filesystem::path& base);
 
 /// Puts trained weights, named as Dreambooth names them, into the base. Errors: InputError naming `source` and the
 /// first weight that the base has not, or has in another shape.

@@ -41,9 +41,9 @@ struct LoraSite {
 
 /// Every weight of the base's UNet and text encoders with two dimensions or more, by component and name.
 std::vector<LoraSite> lora_sites(const model::BaseModel& base);
-/// The same from the headers of a base folder's weight files, without reading weights. Errors: InputError naming a
-/// file.
-std::vector<LoraSite> lora_sites(const std::filesystem::path& base_folder);
+/// The same from the headers of a base's weight files, folder or single file, reading no weights. Errors: InputError
+/// naming a file.
+std::vector<LoraSite> lora_sites(const std::filesystem::path& base);
 /// The same of a base's parts.
 std::vector<LoraSite> lora_sites(const model::BaseParts& parts);
 

@@ -14,6 +14,7 @@
 #include "core/config.h"
 #include "core/log.h"
 #include "core/progress.h"
+#include "model/base_outline.h"
 #include "pipeline/collective.h"
 #include "pipeline/stop_signals.h"
 #include "store/files.h"
@@ -28,7 +29,7 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kUsage =
-    R"(Usage: [mpirun -n RANKS] ldmtune bench --base DIR | --config FILE [--section.option VALUE ...]
+    R"(Usage: [mpirun -n RANKS] ldmtune bench --base BASE | --config FILE [--section.option VALUE ...]
 
 Times training steps as `ldmtune train` would make them with this configuration, without measurements, pictures or
 checkpoints, and leaves nothing behind. Prints steps/s, samples/s, counted TFLOP/s (what `sweep plan` counts: the UNet
@@ -73,11 +74,12 @@ void check(const Request& request) {
   require(request.pack >= 1 && request.pack <= 1024, "pack", "1 to 1024", request.pack);
   const TrainConfig& config = request.config;
   if (config.base.empty())
-    fail_input("option base: not given; bench needs --base DIR, or --config FILE that names one");
-  if (!std::filesystem::is_directory(config.base)) {
-    fail_input(
-        "option base: expected a folder in the diffusers layout, whose unet/config.json bench counts from, found ",
-        config.base.string(), "; `ldmtune export BASE --format diffusers` makes one of a single file");
+    fail_input("option base: not given; bench needs --base BASE, or --config FILE that names one");
+  if (model::is_single_file(config.base)) {
+    model::expect_tokenizer(config.base, config.base_options.tokenizer);
+  } else if (!std::filesystem::is_directory(config.base)) {
+    fail_input("option base: expected a folder in the diffusers layout or a single file in the LDM layout, found ",
+               config.base.string());
   }
   require(request.pack == 1 || !train::changes_base(config), "pack", "1 (dreambooth changes the base itself)",
           request.pack);

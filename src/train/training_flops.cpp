@@ -11,7 +11,6 @@
 namespace ldmtune::train {
 namespace {
 
-using nlohmann::json;
 namespace fs = std::filesystem;
 
 std::int64_t text_encoder_layers(const TrainConfig& config, const BaseShape& shape, std::size_t encoder) {

@@ -56,6 +56,15 @@ def test_the_counted_operations_are_the_plans(tmp_path):
     assert json.loads(report.read_text())["tflop_per_step"] == pytest.approx((counted[1] - counted[0]) / 100000, rel=0.02)
 
 
+def test_a_single_file_base_counts_as_its_folder(tmp_path):
+    run(["export", BASE, "--format", "ldm", "--output", tmp_path / "emoji.safetensors"])
+    counted = []
+    for words in [], ["--base", tmp_path / "emoji.safetensors", "--base.tokenizer", BASE]:
+        run([*QUICK, *words, "--steps", "1", "--json", tmp_path / "bench.json"])
+        counted.append(json.loads((tmp_path / "bench.json").read_text())["tflop_per_step"])
+    assert counted[0] == counted[1] > 0
+
+
 def test_a_pack_against_its_trials_in_turn_on_two_ranks(tmp_path):
     report = tmp_path / "bench.json"
     said = run([*QUICK, "--steps", "2", "--pack", "2", "--json", report], ranks=2)
@@ -86,11 +95,13 @@ def test_a_config_file_with_its_data(tmp_path):
 
 
 @pytest.mark.parametrize("words, remedy", [
-    ([], "--base DIR"),
+    ([], "--base BASE"),
     (["--base", BASE, "--steps", "0"], "option steps: expected 1 or more, found 0"),
     (["--base", BASE, "--resolution", "63"], "option resolution: expected a multiple of 4"),
     (["--base", BASE, "--method", "dreambooth", "--pack", "2"], "option pack"),
-    (["--base", BASE / "vae/diffusion_pytorch_model.safetensors"], "export BASE --format diffusers"),
+    (["--base", BASE / "vae/diffusion_pytorch_model.safetensors"], "base.tokenizer"),
+    (["--base", BASE / "vae/diffusion_pytorch_model.safetensors", "--base.tokenizer", BASE], "VAE alone"),
+    (["--base", BASE / "nowhere"], "option base"),
     (["--base", BASE, "--stepps", "3"], "steps"),
     (["--base", BASE, "--train.global_batch_size", "3"], "train.global_batch_size"),
     (["--base", BASE, "now"], "unexpected argument 'now'"),
