@@ -119,7 +119,7 @@ void use_synthetic_data(Request& request, const train::SyntheticData& data, int 
   for (const std::string& word : config.textual_inversion.placeholder_token) caption += " " + word;
   if (config.dreambooth.with_prior_preservation) {
     config.dreambooth.class_data = data.folder();
-    config.dreambooth.class_prompt = {caption};
+    config.dreambooth.class_prompt.clear();  // its pictures are nothing that the base drew
     config.dreambooth.num_class_images = train::SyntheticData::kSamples;
   }
   train::checked_config(config, ranks);  // before gigabytes are read
