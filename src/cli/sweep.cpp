@@ -50,7 +50,7 @@ option may hold several values separated by |, and a [sweep] section:
   trial N    train trial N alone (one element of a Slurm array)
   pack N     with --pack K: train pack N of those that `plan --pack K` lists
   collect    draw what is missing and write results.csv
-  best       copy the winner by held-out (validation) loss to best.pt, with a picture (best.png) and a card (best.md, best.json)
+  best       copy the winner by held-out (validation) loss to best.pt (or best.safetensors), with a picture and a card, best.md
 
 --pack K trains K trials at a time in one process, on one copy of the frozen base and in one forward: faster where the
 base is small or the micro-batch narrow. A trial that ends leaves its place to the next one. Its bits depend on K, not on

@@ -129,6 +129,10 @@ std::string readable_card(const json& card, const ResultRow& best) {
   if (card.at("picture").is_string()) {
     text += "![Held-out captions](" + card.at("picture").get<std::string>() + ")\n\n";
   }
+  if (config.method == "dreambooth") {
+    text += "The file holds what trained. A whole model: `ldmtune export " + card.at("sweep").get<std::string>() + "/" +
+            card.at("folder").get<std::string>() + " --format diffusers --output MODEL`.\n\n";
+  }
   json how = card.at("options");
   how["train.seed"] = config.train.seed;
   how["optim.learning_rate"] = config.optim.learning_rate;

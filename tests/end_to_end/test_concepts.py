@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import h5py
 import pytest
@@ -98,3 +99,7 @@ def test_pictures_of_a_sweep_are_drawn_from_each_concepts_prompt(datasets, tmp_p
     run(["sweep", "run", "--config", sweep])
     images = json.loads((tmp_path / "sweep/pictures/index.json").read_text())["images"]
     assert {image["prompt"] for image in images} <= {"a zorp robot", "a sks cat"} and len(images) == 2
+    run(["sweep", "best", "--config", sweep])
+    command = re.search(r"`ldmtune (export .* --format diffusers --output) MODEL`", (tmp_path / "sweep/best.md").read_text())[1]
+    run([*command.split(), tmp_path / "model"])
+    assert (tmp_path / "model/unet/diffusion_pytorch_model.safetensors").exists() and (tmp_path / "sweep/best.safetensors").exists()
