@@ -59,6 +59,21 @@ def draw_rates(table):
     save(figure, "rates.png")
 
 
+def draw_starts(table):
+    """Test loss of each structure without layer norm, from both kinds of initial weights; bars: sd over sizes and seeds."""
+    rows = table[table["sweep"].isin(["layer-structures-tuned", "starts"]) & (table["norm"] == "off")]
+    figure, axis = plt.subplots(figsize=(5.5, 3.8))
+    for number, (start, label) in enumerate({"Normal": "N(0, 0.01)", "XavierNormal": "Xavier"}.items()):
+        own = rows[rows["hypernetwork.weight_init"] == start]
+        losses = own.groupby("hypernetwork.layer_structure")["test_loss"].agg(["mean", "std"]).reindex(STRUCTURES)
+        places = [place + 0.08 * (2 * number - 1) for place in range(len(STRUCTURES))]
+        axis.errorbar(places, losses["mean"], losses["std"], marker="o", linestyle="", capsize=3, label=label)
+    axis.set(xticks=range(len(STRUCTURES)), xticklabels=STRUCTURES, xlabel="layer structure", ylabel="test loss, no layer norm")
+    axis.grid(alpha=0.3)
+    axis.legend(title="initial weights")
+    save(figure, "starts.png")
+
+
 def save(figure, name):
     figure.tight_layout()
     figure.savefig(HERE / name, dpi=110)
@@ -68,3 +83,4 @@ def save(figure, name):
 if __name__ == "__main__":
     draw_losses(results())
     draw_rates(results())
+    draw_starts(results())
