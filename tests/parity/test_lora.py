@@ -280,7 +280,7 @@ def test_pictures_equal_diffusers(tmp_path, sampler):
     fresh.load_lora_weights(original.parent, weight_name=original.name)
     fresh.set_adapters(fresh.get_active_adapters(), STRENGTH)
     context, latent, image = reference_picture(fresh, sampler, prompt, "", 8, 3.0, noise)
-    assert error(latent, plain) > 0.05
+    assert error(latent, plain) > 1e-2, "far more than the tolerance: the factors count"
     assert error(trace["final_latent"][0], plain) < 1e-3
     assert error(trace["context"][1], context) < 1e-3
     assert error(trace["final_latent"][1], latent) < 1e-3
