@@ -1,4 +1,4 @@
-"""Prints how depth and the kind of start act on the test loss, from test_losses.csv beside this script: python effects.py (needs pandas and
+"""Prints how depth and the kind of start act on the test loss, from test_losses.csv beside this script: python effects.py (needs pandas, matplotlib and
 ldmtune_analysis). test_losses.csv holds a row for each trial of the main run and of "starts", with the loss of every test image.
 
 `python effects.py SWEEP...` takes that table from the sweeps' folders first; trials of a sweep are those of results.csv by their id."""
@@ -8,15 +8,12 @@ import pathlib
 import sys
 
 import pandas as pd
+from draw import HERE, SIZES, STRUCTURES, results
 
-HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 from ldmtune_analysis.statistics import crossed_interval, holm  # noqa: E402
 
 STARTS = ["Normal", "XavierNormal"]
-STRUCTURES = ["1,2,1", "1,2,2,1", "1,2,4,2,1", "1,10,1"]
-SIZES = [32, 128, 512]
-
 
 
 def test_losses(folder):
@@ -37,10 +34,9 @@ def take(folders):
 
 def without_norm():
     """Losses (images) by (structure, start, size, seed)."""
-    columns = ["id", "hypernetwork.layer_structure", "hypernetwork.weight_init", "hypernetwork.layer_norm", "hypernetwork.activation"]
-    settings = pd.read_csv(HERE / "results.csv")[columns].drop_duplicates("id")
+    settings = results()[["id", "hypernetwork.layer_structure", "hypernetwork.weight_init", "norm"]].drop_duplicates("id")
     table = pd.read_csv(HERE / "test_losses.csv").merge(settings, on="id")
-    table = table[~table["hypernetwork.layer_norm"].astype(str).str.lower().eq("true")]
+    table = table[table["norm"] == "off"]
     images = [column for column in table if column.endswith(".png")]
     keys = ["hypernetwork.layer_structure", "hypernetwork.weight_init", "subset", "seed"]
     return {tuple(row[key] for key in keys): row[images].to_numpy(float) for _, row in table.iterrows()}
